@@ -1,0 +1,1 @@
+"""HAProxy: rendering its configuration, reading and steering it at run time."""

@@ -1,0 +1,1 @@
+"""One file per command group: parse options, call one use case, render."""

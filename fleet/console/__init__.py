@@ -1,0 +1,1 @@
+"""Tables, live progress, JSON; the only place that imports rich."""

@@ -1,0 +1,1 @@
+"""The hosts' Docker Engines, reached through the SSH connection."""

@@ -1,0 +1,1 @@
+"""Observe, plan, apply, verify: one run over many hosts."""

@@ -1,0 +1,1 @@
+"""Ansible's YAML inventory into typed hosts."""

@@ -1,0 +1,72 @@
+"""Steps: what a plan consists of. They are data; only a runner executes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fleet.model.secret import Secret
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run one command as root on the host.
+
+    `argv` is never given to a shell; wrap it as ("sh", "-c", script) where a shell is meant.
+    `stdin` carries secrets and bulk data. `timeout` is in seconds and is enforced on the remote side too.
+    """
+
+    argv: tuple[str, ...]
+    stdin: bytes | Secret | None = None
+    timeout: float = 120.0
+    ok_codes: tuple[int, ...] = (0,)
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Write a file atomically (temporary file beside it, then rename). Parent folders are created.
+
+    `mode` is octal text such as "0644". `content` is not shown anywhere when `secret` is true.
+    """
+
+    path: str
+    content: bytes = field(repr=False)
+    mode: str = "0644"
+    owner: str = "root"
+    group: str = "root"
+    secret: bool = False
+
+
+@dataclass(frozen=True)
+class EngineCall:
+    """One operation on the host's Docker Engine, by name, e.g. "pull", "create", "start".
+
+    The names and their arguments are those of `fleet.docker.calls.CALLS`.
+    """
+
+    operation: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+Step = Run | Upload | EngineCall
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference between what is and what should be.
+
+    `summary` is one line in the present tense ("install docker.io 26.1"); `diff` a unified or
+    before -> after text for --diff; `steps` what mends it. A change without steps is `deferred`: what it
+    will be depends on changes before it in the same run ("containers for the GPUs found then").
+    """
+
+    summary: str
+    diff: str = ""
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def deferred(self) -> bool:
+        """True where the steps can only be known once earlier changes are applied."""
+        return not self.steps

@@ -1,0 +1,1 @@
+"""One file per module: typed arguments, probes, a pure plan."""

@@ -1,0 +1,1 @@
+"""Playbook files into typed plays and tasks; templating."""

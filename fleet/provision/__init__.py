@@ -1,0 +1,1 @@
+"""Use case: bare hosts to a working service."""

@@ -1,0 +1,1 @@
+"""Connections to hosts: Fabric over Paramiko, one per host per run."""

@@ -1,0 +1,1 @@
+"""Use case: what is up, and how it does."""
