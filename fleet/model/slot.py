@@ -11,6 +11,7 @@ class Gpu:
 
     Memory in MiB, temperature in degrees Celsius, utilization in percent, power in watts. None stands
     for a value the card does not report (`[N/A]`, `[Not Supported]`): that is an answer, not an error.
+    `mig` is true where the card is cut into MIG instances and cannot be used whole.
     """
 
     index: int
@@ -23,6 +24,7 @@ class Gpu:
     power: float | None = None
     driver_version: str | None = None
     pci_bus_id: str | None = None
+    mig: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,87 @@
+"""The questions put to a host's Docker Engine.
+
+The engine is asked over its socket with curl: one start of curl asks several questions, and no client
+of Docker's needs to be installed. `fleet.docker.answers` reads what comes back.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from fleet.docker.answers import (
+    Container,
+    Engine,
+    Image,
+    Port,
+    parse_containers,
+    parse_engine,
+    parse_images,
+)
+from fleet.model.facts import Probe
+
+__all__ = [
+    "CONTAINERS_PROBE",
+    "ENGINE_PROBE",
+    "IMAGES_PROBE",
+    "Container",
+    "Engine",
+    "Image",
+    "Port",
+    "parse_containers",
+    "parse_engine",
+    "parse_images",
+]
+
+SOCKET = "/run/docker.sock"
+LOG_LINES = 20
+
+_NO_ENGINE = f"[ -S {SOCKET} ] || exit 7\n"
+_CURL = f"curl -s -g --max-time 30 --unix-socket {SOCKET}"
+# After every answer curl adds a line with its size: bodies are cut by length, never by content.
+_FRAMED = f"{_CURL} -w '\\nfleet %{{http_code}} %{{size_download}} %{{url_effective}}\\n'"
+
+ENGINE_PROBE = Probe("docker.engine", f"{_NO_ENGINE}{_FRAMED} http://d/version http://d/info\n")
+
+IMAGES_PROBE = Probe("docker.images", f"{_NO_ENGINE}{_FRAMED} http://d/images/json\n")
+
+
+def _list(filters: str, *, stopped: bool = True) -> str:
+    every = "all=1&" if stopped else ""
+    return f"'http://d/containers/json?{every}filters={quote(filters, safe='')}'"
+
+
+# Inspected is what runs, what is labelled as ours and what bears a name of ours: never every container,
+# for a build machine may keep thousands of dead ones. The last list names those whose log is wanted.
+_LISTS = " ".join(
+    (
+        _list('{"status":["running","paused","restarting"]}', stopped=False),
+        _list('{"name":["^/?fleet-"]}'),
+        _list('{"label":["fleet.slot"]}'),
+        _list('{"label":["fleet.slot"],"status":["created","restarting","exited","dead"]}'),
+    )
+)
+
+# An id is taken only where it is hexadecimal: a label may be called "Id" too.
+CONTAINERS_PROBE = Probe(
+    "docker.containers",
+    f"""\
+{_NO_ENGINE}\
+set -f
+lists=$({_CURL} -f --fail-early -w '@fleet@' {_LISTS}) || exit $?
+lists=${{lists%@fleet@}}
+urls=
+ask() {{
+  rest=$1
+  while :; do
+    case $rest in *'"Id":"'*) ;; *) break ;; esac
+    rest=${{rest#*'"Id":"'}}
+    id=${{rest%%'"'*}}
+    case $id in ''|*[!0-9a-f]*) continue ;; esac
+    case "$urls " in *"/$id/$2 "*) ;; *) urls="$urls http://d/containers/$id/$2" ;; esac
+  done
+}}
+ask "$lists" json
+ask "${{lists##*@fleet@}}" 'logs?stdout=1&stderr=1&tail={LOG_LINES}'
+[ -z "$urls" ] || {_FRAMED} $urls
+""",
+)
