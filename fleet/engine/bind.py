@@ -1,0 +1,154 @@
+"""Tasks bound to hosts: loops unrolled, conditions decided, arguments templated and typed.
+
+All of it happens before any connection is made, so a playbook's mistake is found before a host is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fleet.data import data_dir
+from fleet.errors import FleetError, InputError, Place
+from fleet.model.facts import Probe
+from fleet.model.host import Host
+from fleet.modules.base import Args, Context, Module
+from fleet.modules.registry import load
+from fleet.playbook.load import near
+from fleet.playbook.model import Play, Playbook, Task
+from fleet.playbook.templating import evaluate
+from fleet.playbook.templating import test as holds
+
+
+@dataclass(frozen=True)
+class BoundTask:
+    """One task on one host, ready to plan. `skipped` says why it will not run, else it is empty."""
+
+    play: str
+    task: Task
+    name: str
+    module: Module[Any] | None
+    args: Args | None
+    ctx: Context
+    skipped: str = ""
+
+    def probes(self) -> tuple[Probe, ...]:
+        """The questions this task needs answered."""
+        if self.module is None or self.args is None:
+            return ()
+        return tuple(self.module.probes(self.args, self.ctx))
+
+
+def bind_play(
+    play: Play, book: Playbook, host: Host, hosts: Mapping[str, Host], variables: Mapping[str, Any]
+) -> tuple[tuple[BoundTask, ...], tuple[BoundTask, ...]]:
+    """The play's tasks and handlers for one host. `variables` are the inventory's for that host.
+
+    Raises InputError at the task's file and line.
+    """
+    search = _search(book.path)
+    scope = _settle({**play.defaults, **variables, **play.vars}, play)
+
+    def bind(task: Task) -> list[BoundTask]:
+        return list(_bind(task, play, host, hosts, scope, search))
+
+    tasks = tuple(bound for task in play.tasks for bound in bind(task))
+    return tasks, tuple(bound for task in play.handlers for bound in bind(task))
+
+
+def _search(playbook: Path) -> tuple[Path, ...]:
+    """Where `src` files are looked for: beside the playbook, the project's templates/, the shipped ones."""
+    here = playbook.resolve().parent
+    return (here, here / "templates", here.parent / "templates", here.parent, data_dir("templates"))
+
+
+def _settle(scope: dict[str, Any], play: Play) -> dict[str, Any]:
+    """The play's own variables may use each other and the inventory's: render them once, in order."""
+    for key in (*play.defaults, *play.vars):
+        scope[key] = evaluate(scope[key], scope, play.place)
+    return scope
+
+
+def _bind(
+    task: Task,
+    play: Play,
+    host: Host,
+    hosts: Mapping[str, Host],
+    scope: Mapping[str, Any],
+    search: tuple[Path, ...],
+) -> list[BoundTask]:
+    variables = {**scope, **task.vars}
+    if task.loop is None:
+        return [_bind_one(task, task.name, play, host, hosts, variables, search)]
+    items = evaluate(task.loop, variables, task.place)
+    if not isinstance(items, list | tuple):
+        raise InputError(f"`loop` of task {task.name!r} is not a list", place=task.place)
+    return [
+        _bind_one(task, f"{task.name} ({item})", play, host, hosts, {**variables, "item": item}, search)
+        for item in items
+    ]
+
+
+def _bind_one(
+    task: Task,
+    name: str,
+    play: Play,
+    host: Host,
+    hosts: Mapping[str, Host],
+    variables: Mapping[str, Any],
+    search: tuple[Path, ...],
+) -> BoundTask:
+    ctx = Context(host=host, hosts=hosts, variables=variables, search=search, place=task.place)
+    try:
+        for condition in task.when:
+            if not holds(condition, variables, task.place):
+                return BoundTask(play.name, task, name, None, None, ctx, skipped=f"when: {condition}")
+        rendered = {
+            key: evaluate(value, variables, task.places.get(key, task.place))
+            for key, value in task.args.items()
+        }
+    except FleetError as error:
+        error.message = f"task {task.name!r}, host {host.name}: {error.message}"
+        raise
+    module = load(task.module)
+    return BoundTask(play.name, task, name, module, _typed(task, module, rendered, host), ctx)
+
+
+def _typed(task: Task, module: Module[Any], rendered: Mapping[str, Any], host: Host) -> Args:
+    known = [field.encode_name for field in msgspec.structs.fields(module.args)]
+    for key in rendered:
+        if key not in known:
+            raise InputError(
+                f"{task.module} has no argument {key!r}{near(key, known)}",
+                place=task.places.get(key, task.place),
+                remedy=f"arguments of {task.module}: {', '.join(known)}",
+            )
+    try:
+        return msgspec.convert(rendered, module.args)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise InputError(
+            f"task {task.name!r}, host {host.name}: {task.module}: {_words(str(error))}",
+            place=_place_of(str(error), task),
+        ) from error
+
+
+def _place_of(problem: str, task: Task) -> Place:
+    """The place of the argument a msgspec message names (`... - at `$.name``), else the task's."""
+    for key, place in task.places.items():
+        if f"`$.{key}" in problem:
+            return place
+    return task.place
+
+
+def _words(problem: str) -> str:
+    """A msgspec message in a user's words."""
+    return (
+        problem.replace("Object missing required field", "missing argument")
+        .replace("Expected", "expected")
+        .replace(" - at `$.", " in `")
+        .replace(" - at `$`", "")
+    )

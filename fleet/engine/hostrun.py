@@ -1,0 +1,198 @@
+"""One host's way through a run: look, then task by task plan, apply, look again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fleet.engine.bind import BoundTask
+from fleet.engine.look import look, merged
+from fleet.engine.results import (
+    HostEvent,
+    HostResult,
+    Listener,
+    Status,
+    TaskFinished,
+    TaskProgress,
+    TaskResult,
+    TaskStarted,
+)
+from fleet.engine.runner import Runner
+from fleet.errors import FleetError, TaskError, UnreachableError
+from fleet.model.facts import Facts, Probe
+from fleet.model.steps import Change
+from fleet.ssh.remote import Remote
+
+LOOK_TIMEOUT = 120.0
+"""Seconds for one look: above nvidia-smi without persistence mode on an eight-GPU host (tens of seconds)."""
+
+Opener = Callable[[str], tuple[Remote, Runner]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run may do. `stop` is asked between steps: true ends the host's work at a safe point."""
+
+    check: bool
+    listen: Listener
+    stop: Callable[[], bool]
+
+
+class HostRun:
+    """State of one host during a run. Not thread-safe: one thread at a time works on a host."""
+
+    def __init__(self, host: str, tasks: Sequence[BoundTask], opener: Opener, settings: Settings) -> None:
+        self.result = HostResult(host)
+        self.facts = Facts()
+        self._host = host
+        self._pending = list(tasks)
+        self._open = opener
+        self._set = settings
+        self._remote: Remote | None = None
+        self._runner: Runner | None = None
+
+    @property
+    def alive(self) -> bool:
+        """False once the host failed or was lost: no further task runs on it."""
+        return self.result.status not in ("failed", "unreachable")
+
+    def observe(self) -> None:
+        """Connect and ask everything that any task of the run will need, in one exchange."""
+        self._set.listen(HostEvent(self._host, "connecting"))
+        try:
+            self._remote, self._runner = self._open(self._host)
+            self._set.listen(HostEvent(self._host, "looking"))
+            self._look(self._pending)
+            self._set.listen(HostEvent(self._host, "ready"))
+        except FleetError as error:
+            self._lost(error)
+        except Exception as error:
+            self._lost(internal("looking at the host", error))
+
+    def work(
+        self,
+        tasks: Sequence[BoundTask],
+        handlers: Sequence[BoundTask],
+        fleet: Callable[[], Mapping[str, Facts]],
+    ) -> None:
+        """Run a play's tasks, then the handlers they notified (also when a later task failed)."""
+        notified: set[str] = set()
+        for bound in tasks:
+            if not self.alive or self._set.stop():
+                break
+            result = self._task(bound, fleet)
+            if result.status == "changed":
+                notified.update(bound.task.notify)
+        if self.result.error is None and not self._set.stop():
+            for handler in handlers:
+                if handler.task.name in notified:
+                    self._task(handler, fleet)
+
+    def close(self) -> None:
+        """End the connection."""
+        try:
+            if self._runner is not None:
+                self._runner.close()
+        finally:
+            if self._remote is not None:
+                self._remote.close()
+        self._set.listen(HostEvent(self._host, "done"))
+
+    def _task(self, bound: BoundTask, fleet: Callable[[], Mapping[str, Facts]]) -> TaskResult:
+        started = time.monotonic()
+        changes: tuple[Change, ...] = ()
+        status: Status = "ok"
+        error: FleetError | None = None
+        self._pending = [later for later in self._pending if later is not bound]
+        try:
+            if bound.skipped:
+                status = "skipped"
+            else:
+                changes = self._plan(bound, fleet)
+                if changes:
+                    status = "changed"
+                    if not self._set.check:
+                        self._apply(bound, changes, fleet)
+        except UnreachableError as lost:
+            status, error = "failed", lost
+            self._lost(lost)
+        except FleetError as failed:
+            status, error = "failed", failed
+        except Exception as bug:
+            status, error = "failed", internal(f"task {bound.name!r} ({bound.task.module})", bug)
+        if error is not None and error.place is None:
+            error.place = bound.task.place
+        result = TaskResult(
+            host=self._host,
+            play=bound.play,
+            task=bound.name,
+            module=bound.task.module,
+            status=status,
+            changes=changes,
+            error=error,
+            reason=bound.skipped,
+            seconds=time.monotonic() - started,
+            ignored=bound.task.ignore_errors and error is not None and self.result.error is None,
+        )
+        self.result.tasks.append(result)
+        self._set.listen(TaskFinished(result))
+        return result
+
+    def _plan(self, bound: BoundTask, fleet: Callable[[], Mapping[str, Facts]]) -> tuple[Change, ...]:
+        assert bound.module is not None
+        ctx = replace(bound.ctx, fleet=fleet() if getattr(bound.module, "needs_fleet", False) else {})
+        return tuple(bound.module.plan(bound.args, self.facts, ctx))
+
+    def _apply(
+        self, bound: BoundTask, changes: Sequence[Change], fleet: Callable[[], Mapping[str, Facts]]
+    ) -> None:
+        """Execute the changes, look again, and hold the module to its word."""
+        assert self._runner is not None
+        open_question = [change.summary for change in changes if change.deferred]
+        if open_question:
+            raise TaskError(
+                f"cannot decide: {'; '.join(open_question)}",
+                remedy="what this depends on was not there when the task came; run the tasks before it",
+            )
+        self._set.listen(TaskStarted(self._host, bound.name))
+        for change in changes:
+            self._set.listen(TaskProgress(self._host, bound.name, change.summary))
+            for step in change.steps:
+                self._runner.execute(step, self._progress(bound.name))
+        self._look([bound, *self._pending])
+        if not getattr(bound.module, "verifies", True):
+            return
+        left = self._plan(bound, fleet)
+        if left:
+            raise TaskError(
+                f"did not take: still to do after the change: {'; '.join(c.summary for c in left)}",
+                output="\n".join(c.diff for c in left if c.diff),
+            )
+
+    def _progress(self, task: str) -> Callable[[str, float, float], None]:
+        def report(text: str, done: float, total: float) -> None:
+            self._set.listen(TaskProgress(self._host, task, text, done, total))
+
+        return report
+
+    def _look(self, tasks: Iterable[BoundTask]) -> None:
+        assert self._remote is not None
+        probes: list[Probe] = [probe for bound in tasks for probe in bound.probes()]
+        self.facts = merged(self.facts, look(self._remote, probes, timeout=LOOK_TIMEOUT))
+
+    def _lost(self, error: FleetError) -> None:
+        self.result.error = error
+        self._set.listen(HostEvent(self._host, "unreachable", error))
+
+
+def internal(what: str, error: Exception) -> TaskError:
+    """A mistake of fleet's own, told as such, with where it happened."""
+    import traceback
+
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return TaskError(
+        f"internal error while {what}: {type(error).__name__}: {error}",
+        output=f"at {frame.filename.rpartition('/')[2]}:{frame.lineno} in {frame.name}",
+        remedy="this is a bug in fleet: please report it with this text",
+    )

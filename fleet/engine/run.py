@@ -1,0 +1,170 @@
+"""A whole run: every host observed at once, then play after play, each host at its own pace."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+from fleet.engine.bind import BoundTask, bind_play
+from fleet.engine.hostrun import HostRun, Opener, Settings
+from fleet.engine.results import Listener, PlayStarted, RunResult
+from fleet.errors import InputError
+from fleet.inventory import Inventory, variables
+from fleet.model.facts import Facts
+from fleet.model.host import Host
+from fleet.playbook.model import Play, Playbook
+
+MAX_FORKS = 64
+"""Hosts worked on at once by default; more threads gain nothing on the controllers measured."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """A run's options. `extra` variables win over all others. `forks` 0 means as many as hosts, capped."""
+
+    check: bool = False
+    forks: int = 0
+    limit: str = ""
+    tags: tuple[str, ...] = ()
+    extra: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PlayWork:
+    """A play's bound tasks and handlers, by host name."""
+
+    play: Play
+    tasks: Mapping[str, tuple[BoundTask, ...]]
+    handlers: Mapping[str, tuple[BoundTask, ...]]
+
+
+def prepare(book: Playbook, inventory: Inventory, options: RunOptions) -> list[PlayWork]:
+    """Bind every task to every host. No host is touched; every mistake in the files is raised here."""
+    limited = {host.name for host in inventory.select(options.limit)} if options.limit else None
+    work: list[PlayWork] = []
+    for play in book.plays:
+        tasks: dict[str, tuple[BoundTask, ...]] = {}
+        handlers: dict[str, tuple[BoundTask, ...]] = {}
+        for host in _hosts(play, inventory):
+            if limited is not None and host.name not in limited:
+                continue
+            scope = {**variables(inventory, host), **options.extra}
+            bound, bound_handlers = bind_play(play, book, host, inventory.hosts, scope)
+            tasks[host.name] = tuple(task for task in bound if _wanted(task, options.tags))
+            handlers[host.name] = bound_handlers
+        work.append(PlayWork(play, tasks, handlers))
+    if not any(item.tasks for item in work):
+        raise InputError(
+            "no host to work on",
+            remedy="check --limit and the plays' `hosts` against `fleet inventory`",
+        )
+    return work
+
+
+def run(
+    work: Sequence[PlayWork],
+    inventory: Inventory,
+    opener: Opener,
+    listen: Listener,
+    options: RunOptions,
+    *,
+    stop: threading.Event | None = None,
+) -> RunResult:
+    """Observe, plan, apply and verify on all hosts. `stop` set means: end at the next safe point.
+
+    A host that fails or cannot be reached ends alone; the others go on.
+    """
+    started = time.monotonic()
+    stop = stop or threading.Event()
+    listen = _one_at_a_time(listen)
+    settings = Settings(check=options.check, listen=listen, stop=stop.is_set)
+    names = [name for name in inventory.hosts if any(name in item.tasks for item in work)]
+    runs = {
+        name: HostRun(name, [t for item in work for t in item.tasks.get(name, ())], opener, settings)
+        for name in names
+    }
+    looked = threading.Event()
+
+    def fleet() -> Mapping[str, Facts]:
+        looked.wait()
+        return {name: each.facts for name, each in runs.items() if each.facts}
+
+    forks = options.forks or min(len(names), MAX_FORKS)
+    pool = ThreadPoolExecutor(max_workers=max(forks, 1), thread_name_prefix="host")
+    try:
+        observed = {name: pool.submit(runs[name].observe) for name in names}
+        threading.Thread(target=_after, args=(list(observed.values()), looked.set), daemon=True).start()
+        for number, item in enumerate(work):
+            if stop.is_set():
+                break
+            listen(PlayStarted(item.play.name, tuple(item.tasks)))
+            futures = [
+                pool.submit(_work, runs[name], item, fleet, observed[name] if number == 0 else None)
+                for name in item.tasks
+            ]
+            _drain([*futures, *observed.values()], stop)
+        _drain([pool.submit(each.close) for each in runs.values()], stop)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return RunResult(
+        hosts={name: each.result for name, each in runs.items()},
+        check=options.check,
+        seconds=time.monotonic() - started,
+        interrupted=stop.is_set(),
+    )
+
+
+def _work(
+    host: HostRun, item: PlayWork, fleet: Callable[[], Mapping[str, Facts]], first: Future[None] | None
+) -> None:
+    """One play on one host. Observations stand before all work in the pool's queue, so waiting is safe."""
+    if first is not None:
+        first.result()
+    if host.alive:
+        name = host.result.host
+        host.work(item.tasks[name], item.handlers[name], fleet)
+
+
+def _drain(futures: Sequence[Future[None]], stop: threading.Event) -> None:
+    """Wait for all. Ctrl-C asks the hosts to stop at a safe point; a second Ctrl-C is the caller's."""
+    try:
+        wait(futures)
+    except KeyboardInterrupt:
+        stop.set()
+        wait(futures)
+    for future in futures:
+        if not future.cancelled():
+            future.result()
+
+
+def _after(futures: Sequence[Future[None]], then: Callable[[], None]) -> None:
+    wait(futures)
+    then()
+
+
+def _one_at_a_time(listen: Listener) -> Listener:
+    lock = threading.Lock()
+
+    def locked(event: object) -> None:
+        with lock:
+            listen(event)  # type: ignore[arg-type]
+
+    return locked
+
+
+def _hosts(play: Play, inventory: Inventory) -> tuple[Host, ...]:
+    """The play's hosts; a group the inventory lacks means none, so one playbook serves many shapes."""
+    if play.hosts in ("gpu", "balancer") and play.hosts not in inventory.groups:
+        return ()
+    try:
+        return inventory.select(play.hosts)
+    except InputError as error:
+        error.place = error.place or play.place
+        raise
+
+
+def _wanted(task: BoundTask, tags: tuple[str, ...]) -> bool:
+    return not tags or bool(set(tags) & set(task.task.tags))

@@ -1,0 +1,78 @@
+"""Executes steps on a host. A recording twin with the same two methods makes plans' tests exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from fleet.errors import StepError
+from fleet.model.secret import Secret
+from fleet.model.steps import EngineCall, Run, Step, Upload
+from fleet.ssh.remote import Remote
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+    from fleet.docker.calls import Shared
+
+Progress = Callable[[str, float, float], None]
+
+
+class Runner(Protocol):
+    """Executes one step, or raises StepError."""
+
+    def execute(self, step: Step, progress: Progress) -> None:
+        """Do the step. `progress(text, done, total)` may be called any number of times."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the steps opened."""
+        ...
+
+
+class HostRunner:
+    """Steps over an open connection; the Docker client is opened with the first engine call."""
+
+    def __init__(self, remote: Remote, shared: Shared) -> None:
+        self._remote = remote
+        self._shared = shared
+        self._engine: DockerClient | None = None
+
+    def execute(self, step: Step, progress: Progress) -> None:
+        """Do the step. Raises StepError with the remote output."""
+        if isinstance(step, Run):
+            self._run(step)
+        elif isinstance(step, Upload):
+            self._remote.upload(step.path, step.content, mode=step.mode, owner=step.owner, group=step.group)
+        else:
+            self._call(step, progress)
+
+    def close(self) -> None:
+        """Close the Docker client, if one was opened."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def _run(self, step: Run) -> None:
+        stdin = step.stdin.reveal().encode() if isinstance(step.stdin, Secret) else step.stdin
+        result = self._remote.run(step.argv, stdin=stdin, timeout=step.timeout, env=step.env)
+        if result.rc not in step.ok_codes:
+            raise StepError(
+                f"`{_short(step.argv)}` ended with {result.rc}",
+                output=(result.err or result.out).decode("utf-8", "replace").strip(),
+            )
+
+    def _call(self, step: EngineCall, progress: Progress) -> None:
+        from fleet.docker.calls import CALLS
+        from fleet.docker.client import open_engine
+
+        if self._engine is None:
+            self._engine = open_engine(self._remote)
+        CALLS[step.operation](self._engine, step.arguments, progress, self._shared)
+
+
+def _short(argv: tuple[str, ...], limit: int = 120) -> str:
+    import shlex
+
+    text = " ".join(shlex.join(argv).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
