@@ -1,1 +1,6 @@
-"""Use case: a fleet of real hosts on this machine, for trying and testing."""
+"""The lab: a real fleet on one machine, each host a container that boots systemd."""
+
+from fleet.lab.lab import down, status, up
+from fleet.lab.spec import LabHost, LabSpec, LabState
+
+__all__ = ["LabHost", "LabSpec", "LabState", "down", "status", "up"]
