@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
+from fleet.docker import api
 from fleet.model.facts import Answer
 
 
@@ -65,7 +66,8 @@ class Container:
 
     `image` is the reference it was created from, `image_id` what that meant then. `state` is the engine's
     word (created, running, paused, restarting, exited, dead). `gpus` are the GPUs asked for: UUIDs, indexes
-    or "all". `mounts` are `source:destination[:ro]`. `log` holds the last lines of a container that is ours
+    or "all". `mounts` are `source:destination[:ro]`. `settings` are restart, init, stop_timeout, shm_size,
+    log, user, read_only, network and command, as text. `log` holds the last lines of a container that is ours
     and does not run.
     """
 
@@ -86,6 +88,7 @@ class Container:
     gpus: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
     log: str = ""
 
     @property
@@ -103,8 +106,8 @@ def parse_engine(answer: Answer) -> Engine | None:
     """The engine; None where none answers."""
     bodies = dict(_ok_bodies(answer))
     try:
-        version = msgspec.json.decode(bodies["/version"], type=_Version)
-        info = msgspec.json.decode(bodies["/info"], type=_Info)
+        version = msgspec.json.decode(bodies["/version"], type=api.Version)
+        info = msgspec.json.decode(bodies["/info"], type=api.Info)
     except (KeyError, msgspec.MsgspecError):
         return None
     return Engine(
@@ -125,7 +128,7 @@ def parse_engine(answer: Answer) -> Engine | None:
 
 def parse_images(answer: Answer) -> tuple[Image, ...] | None:
     """The local images; None where no engine answers."""
-    images = _decode(dict(_ok_bodies(answer)).get("/images/json"), list[_Image])
+    images = _decode(dict(_ok_bodies(answer)).get("/images/json"), list[api.Image])
     if images is None:
         return None
     return tuple(
@@ -138,13 +141,13 @@ def parse_containers(answer: Answer) -> tuple[Container, ...] | None:
     """What runs and what is ours, ordered by name; None where no engine answers."""
     if not answer.ok:
         return None
-    inspected: dict[str, _Inspect] = {}
+    inspected: dict[str, api.Inspect] = {}
     logs: dict[str, str] = {}
     for path, body in _ok_bodies(answer):
         _, _, id_, what = path.split("/", 3)
         if what.startswith("logs"):
             logs[id_] = _log(body)
-        elif (container := _decode(body, _Inspect)) is not None:
+        elif (container := _decode(body, api.Inspect)) is not None:
             inspected[id_] = container
     found = (_container(raw, logs.get(id_, "")) for id_, raw in inspected.items())
     return tuple(sorted(found, key=lambda container: container.name))
@@ -170,7 +173,7 @@ def _last_frame(out: bytes, end: int) -> re.Match[bytes] | None:
     return None if start < 0 else _FRAME.match(out, start, end)
 
 
-def _container(raw: _Inspect, log: str) -> Container:
+def _container(raw: api.Inspect, log: str) -> Container:
     state, config, host = raw.state, raw.config, raw.host_config
     return Container(
         id=raw.id,
@@ -190,11 +193,12 @@ def _container(raw: _Inspect, log: str) -> Container:
         gpus=_gpus(host, config.env or ()),
         env=dict(item.partition("=")[::2] for item in config.env or ()),
         mounts=tuple(sorted(_mount(mount) for mount in raw.mounts or ())),
+        settings=_settings(config, host),
         log=log,
     )
 
 
-def _ports(raw: _Inspect) -> tuple[Port, ...]:
+def _ports(raw: api.Inspect) -> tuple[Port, ...]:
     """The ports asked for, and of a running container those it was given."""
     found = set()
     given = raw.network_settings.ports if raw.network_settings and raw.state.running else None
@@ -207,7 +211,7 @@ def _ports(raw: _Inspect) -> tuple[Port, ...]:
     return tuple(sorted(found))
 
 
-def _gpus(host: _HostConfig, env: list[str] | tuple[()]) -> tuple[str, ...]:
+def _gpus(host: api.HostConfig, env: list[str] | tuple[()]) -> tuple[str, ...]:
     found: list[str] = []
     for request in host.device_requests or ():
         is_gpu = request.driver in ("nvidia", "cdi") or any(
@@ -225,9 +229,25 @@ def _gpus(host: _HostConfig, env: list[str] | tuple[()]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _mount(mount: _Mount) -> str:
+def _mount(mount: api.Mount) -> str:
     source = mount.name if mount.type == "volume" else mount.source
     return f"{source}:{mount.destination}" + ("" if mount.rw else ":ro")
+
+
+def _settings(config: api.Config, host: api.HostConfig) -> dict[str, str]:
+    log = host.log_config
+    options = ", ".join(f"{key}={value}" for key, value in sorted((log.config or {}).items()))
+    return {
+        "restart": host.restart_policy.name or "no",
+        "init": str(bool(host.init)).lower(),
+        "stop_timeout": str(config.stop_timeout or 10),
+        "shm_size": str(host.shm_size),
+        "log": f"{log.type} {options}".strip(),
+        "user": config.user,
+        "read_only": str(host.readonly_rootfs).lower(),
+        "network": host.network_mode,
+        "command": " ".join(config.cmd or ()),
+    }
 
 
 def _log(body: bytes) -> str:
@@ -259,95 +279,3 @@ def _decode(body: bytes | None, type_: type[_T]) -> _T | None:
         return None if body is None else msgspec.json.decode(body, type=type_)
     except msgspec.MsgspecError:
         return None
-
-
-class _Raw(msgspec.Struct, rename="pascal"):
-    """An object of the engine's API; unknown fields are ignored."""
-
-
-class _Version(_Raw):
-    version: str
-    api: str = msgspec.field(name="ApiVersion", default="")
-    arch: str = ""
-    kernel_version: str = ""
-
-
-class _Info(_Raw):
-    operating_system: str = ""
-    docker_root_dir: str = "/var/lib/docker"
-    driver: str = ""
-    cgroup_version: str = ""
-    runtimes: dict[str, Any] | None = None
-    cdi_spec_dirs: list[str] | None = msgspec.field(name="CDISpecDirs", default=None)
-    live_restore_enabled: bool = False
-    system_time: str = ""
-
-
-class _Image(_Raw):
-    id: str
-    repo_tags: list[str] | None = None
-    repo_digests: list[str] | None = None
-    size: int = 0
-
-
-class _Health(_Raw):
-    status: str = ""
-
-
-class _State(_Raw):
-    status: str
-    running: bool = False
-    exit_code: int = 0
-    error: str = ""
-    oom_killed: bool = msgspec.field(name="OOMKilled", default=False)
-    started_at: str = ""
-    finished_at: str = ""
-    health: _Health | None = None
-
-
-class _Config(_Raw):
-    image: str = ""
-    labels: dict[str, str] | None = None
-    env: list[str] | None = None
-
-
-class _Binding(_Raw):
-    host_ip: str = ""
-    host_port: str = ""
-
-
-class _DeviceRequest(_Raw):
-    driver: str = ""
-    count: int = 0
-    device_ids: list[str] | None = msgspec.field(name="DeviceIDs", default=None)
-    capabilities: list[list[str]] | None = None
-
-
-class _HostConfig(_Raw):
-    port_bindings: dict[str, list[_Binding] | None] | None = None
-    device_requests: list[_DeviceRequest] | None = None
-    runtime: str = ""
-
-
-class _Mount(_Raw):
-    type: str = ""
-    name: str = ""
-    source: str = ""
-    destination: str = ""
-    rw: bool = msgspec.field(name="RW", default=True)
-
-
-class _Network(_Raw):
-    ports: dict[str, list[_Binding] | None] | None = None
-
-
-class _Inspect(_Raw):
-    id: str
-    name: str
-    state: _State
-    config: _Config
-    host_config: _HostConfig
-    image: str = ""
-    restart_count: int = 0
-    mounts: list[_Mount] | None = None
-    network_settings: _Network | None = None

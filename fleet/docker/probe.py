@@ -50,18 +50,18 @@ def _list(filters: str, *, stopped: bool = True) -> str:
     return f"'http://d/containers/json?{every}filters={quote(filters, safe='')}'"
 
 
-# Inspected is what runs, what is labelled as ours and what bears a name of ours: never every container,
-# for a build machine may keep thousands of dead ones. The last list names those whose log is wanted.
+# Inspected is what runs, what bears a name of ours and what is labelled as ours: never every container,
+# for a build machine may keep thousands of dead ones.
 _LISTS = " ".join(
     (
         _list('{"status":["running","paused","restarting"]}', stopped=False),
         _list('{"name":["^/?fleet-"]}'),
         _list('{"label":["fleet.slot"]}'),
-        _list('{"label":["fleet.slot"],"status":["created","restarting","exited","dead"]}'),
     )
 )
 
-# An id is taken only where it is hexadecimal: a label may be called "Id" too.
+# The log is wanted of what is ours and does not run, or not for long ("Up 5 seconds": it may be in a crash
+# loop). An id is taken only where it is hexadecimal, for a label may be called "Id" too.
 CONTAINERS_PROBE = Probe(
     "docker.containers",
     f"""\
@@ -77,7 +77,15 @@ ask() {{
     rest=${{rest#*'"Id":"'}}
     id=${{rest%%'"'*}}
     case $id in ''|*[!0-9a-f]*) continue ;; esac
-    case "$urls " in *"/$id/$2 "*) ;; *) urls="$urls http://d/containers/$id/$2" ;; esac
+    if [ "$2" = json ]; then
+      case "$urls " in *"/$id/json "*) continue ;; esac
+    else
+      case ${{rest%%'"Id":"'*}} in
+        *'"Status":"Up '*' second'*) ;;
+        *'"State":"running"'*) continue ;;
+      esac
+    fi
+    urls="$urls http://d/containers/$id/$2"
   done
 }}
 ask "$lists" json

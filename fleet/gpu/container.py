@@ -1,0 +1,119 @@
+"""The one container of a slot: what it is made of, its identity, and the engine's words for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+from fleet.model.slot import Slot
+
+CDI_KIND = "nvidia.com/gpu"
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """What every slot of a release runs.
+
+    `volumes` are `source:destination[:ro]`, `tmpfs` folders in memory, `command` replaces the image's own.
+    `bind` is the host address its port is published on. `stop_timeout` in seconds, `shm_size` in bytes.
+    None, and the other defaults, mean that nothing is asked for.
+    """
+
+    image: str
+    container_port: int = 7860
+    bind: str = "0.0.0.0"
+    command: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    volumes: tuple[str, ...] = ()
+    tmpfs: tuple[str, ...] = ()
+    restart: str = "unless-stopped"
+    init: bool = True
+    stop_timeout: int = 120
+    shm_size: int | None = None
+    log_max_size: str = "50m"
+    log_max_file: int = 3
+    user: str = ""
+    read_only: bool = False
+    network: str = "bridge"
+    gpu_driver: str = "cdi"
+
+
+def release_of(spec: ContainerSpec, digest: str) -> str:
+    """The identity of a release: one hash for the same bytes run in the same way.
+
+    Order and values that are defaults have no meaning, nor has the tag the bytes were found under.
+    """
+    meant: dict[str, Any] = {"digest": digest}
+    for each in fields(spec):
+        value = getattr(spec, each.name)
+        if each.name == "image" or value == _default(each):
+            continue
+        meant[each.name] = sorted(value) if each.name in ("volumes", "tmpfs") else value
+    text = json.dumps(meant, sort_keys=True, separators=(",", ":"), default=dict)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def container_name(slot: Slot) -> str:
+    """The name of a slot's container."""
+    return f"fleet-{slot.name}"
+
+
+def labels_for(spec: ContainerSpec, slot: Slot, digest: str) -> dict[str, str]:
+    """The labels by which the slot's container is known again."""
+    return {
+        "fleet.slot": slot.name,
+        "fleet.release": release_of(spec, digest),
+        "fleet.image": spec.image,
+        "fleet.digest": digest,
+        "fleet.gpu": slot.uuid,
+    }
+
+
+def create_body(spec: ContainerSpec, slot: Slot, digest: str) -> dict[str, Any]:
+    """The Engine API's ContainerCreate body for the slot's container."""
+    port = f"{spec.container_port}/tcp"
+    host: dict[str, Any] = {
+        "PortBindings": {port: [{"HostIp": spec.bind, "HostPort": str(slot.port)}]},
+        "DeviceRequests": [_device_request(spec, slot)],
+        "RestartPolicy": {"Name": spec.restart},
+        "Init": spec.init,
+        "LogConfig": {
+            "Type": "json-file",
+            "Config": {"max-size": spec.log_max_size, "max-file": str(spec.log_max_file)},
+        },
+        "NetworkMode": spec.network,
+    }
+    if spec.volumes:
+        host["Binds"] = sorted(spec.volumes)
+    if spec.tmpfs:
+        host["Tmpfs"] = dict.fromkeys(sorted(spec.tmpfs), "")
+    if spec.shm_size is not None:
+        host["ShmSize"] = spec.shm_size
+    if spec.read_only:
+        host["ReadonlyRootfs"] = True
+    body: dict[str, Any] = {
+        "Image": spec.image,
+        "Labels": labels_for(spec, slot, digest),
+        "Env": [f"{key}={value}" for key, value in sorted(spec.env.items())],
+        "ExposedPorts": {port: {}},
+        "StopTimeout": spec.stop_timeout,
+        "HostConfig": host,
+    }
+    if spec.command:
+        body["Cmd"] = list(spec.command)
+    if spec.user:
+        body["User"] = spec.user
+    return body
+
+
+def _device_request(spec: ContainerSpec, slot: Slot) -> dict[str, Any]:
+    if spec.gpu_driver == "cdi":
+        return {"Driver": "cdi", "DeviceIDs": [f"{CDI_KIND}={slot.uuid}"]}
+    return {"Driver": "nvidia", "DeviceIDs": [slot.uuid], "Capabilities": [["gpu"]]}
+
+
+def _default(each: Any) -> Any:
+    return each.default if each.default_factory is MISSING else each.default_factory()

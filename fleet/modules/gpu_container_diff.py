@@ -1,0 +1,91 @@
+"""How a slot's container differs from what it should be, in the fields people care for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from fleet.docker.answers import Container, Port
+from fleet.gpu.container import ContainerSpec
+from fleet.model.slot import Slot
+
+_SECRET = re.compile(r"PASS|TOKEN|SECRET|KEY|CREDENTIAL|AUTH|DSN", re.IGNORECASE)
+_NONE = "(none)"
+
+
+def wanted_port(spec: ContainerSpec, slot: Slot) -> Port:
+    """The port the slot's container publishes."""
+    address = "" if spec.bind in ("0.0.0.0", "::") else spec.bind
+    return Port(slot.port, f"{spec.container_port}/tcp", address)
+
+
+def wanted_fields(spec: ContainerSpec, slot: Slot, digest: str) -> dict[str, str]:
+    """The comparable fields of the container that should be, as text."""
+    log = f"json-file max-file={spec.log_max_file}, max-size={spec.log_max_size}"
+    found = {
+        "image": spec.image,
+        "digest": digest,
+        "gpu": slot.uuid,
+        "port": show_port(wanted_port(spec, slot)),
+        **{f"env.{key}": value for key, value in sorted(spec.env.items())},
+        "mounts": ", ".join(sorted(spec.volumes)),
+        "restart": spec.restart,
+        "init": str(spec.init).lower(),
+        "stop_timeout": str(spec.stop_timeout),
+        "log": log,
+        "read_only": str(spec.read_only).lower(),
+        "network": spec.network,
+    }
+    if spec.shm_size is not None:
+        found["shm_size"] = str(spec.shm_size)
+    if spec.user:
+        found["user"] = spec.user
+    if spec.command:
+        found["command"] = " ".join(spec.command)
+    return found
+
+
+def actual_fields(container: Container, names: tuple[str, ...]) -> dict[str, str]:
+    """The same fields of the container that is."""
+    found = {
+        "image": container.labels.get("fleet.image") or container.image,
+        "digest": container.labels.get("fleet.digest") or container.image_id,
+        "gpu": ", ".join(container.gpus),
+        "port": ", ".join(show_port(port) for port in container.ports),
+        "mounts": ", ".join(container.mounts),
+        **container.settings,
+    }
+    env = {f"env.{key}": value for key, value in container.env.items()}
+    return {name: env.get(name, "") if name.startswith("env.") else found.get(name, "") for name in names}
+
+
+def show_diff(name: str, before: dict[str, str], after: dict[str, str], release: tuple[str, str]) -> str:
+    """One line a field that differs, before -> after; values of secrets are never shown."""
+    lines = [f"{key:<12} {line}" for key, line in _differences(before, after)]
+    if before and not lines:  # a setting was taken back to its default
+        lines = [f"{'release':<12} {release[0] or _NONE} -> {release[1]}"]
+    return "\n".join((name, *(f"  {line}" for line in lines)))
+
+
+def changed_names(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """The fields that differ."""
+    return [key for key, new in after.items() if before.get(key, "") != new]
+
+
+def show_port(port: Port) -> str:
+    """`7861:7860/tcp`, with the address where it is not every one."""
+    host = f"{port.host_ip}:{port.host_port}" if port.host_ip else str(port.host_port)
+    return f"{host}:{port.container_port}"
+
+
+def _differences(before: dict[str, str], after: dict[str, str]) -> Iterator[tuple[str, str]]:
+    for key, new in after.items():
+        old = before.get(key, "")
+        if old == new:
+            continue
+        if key.startswith("env.") and _SECRET.search(key):
+            old, new = "(hidden)" if old else "", "(hidden)"
+        if before:
+            yield key, f"{old or _NONE} -> {new or _NONE}"
+        else:
+            yield key, new

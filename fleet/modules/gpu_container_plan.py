@@ -1,0 +1,214 @@
+"""From what a host runs on its GPUs to what it should run: the pure part of `gpu_containers`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from fleet.docker.answers import Container
+from fleet.gpu.container import ContainerSpec, container_name, create_body, release_of
+from fleet.gpu.probe import GpuProcess
+from fleet.model.slot import Slot
+from fleet.model.steps import Change, EngineCall, Step
+from fleet.modules.base import Context
+from fleet.modules.gpu_container_diff import (
+    actual_fields,
+    changed_names,
+    show_diff,
+    wanted_fields,
+    wanted_port,
+)
+
+_JUST_NOW = timedelta(seconds=60)
+_ASKED_TO_STOP = (0, 137, 143)  # ended by itself in order, SIGKILL, SIGTERM
+_SHARES_GPUS = "nvidia-cuda-mps-server"
+
+
+@dataclass(frozen=True)
+class SlotPlanner:
+    """One host's slots, what runs there, and the release that should.
+
+    `digests` are all digests the release's image goes by, the preferred one first. `now` is the host's clock.
+    """
+
+    ctx: Context
+    spec: ContainerSpec
+    digests: tuple[str, ...]
+    slots: tuple[Slot, ...]
+    containers: tuple[Container, ...]
+    processes: tuple[GpuProcess, ...] = ()
+    now: datetime | None = None
+    share_gpu: bool = False
+
+    def changes(self) -> Iterator[Change]:
+        """First what is in the way goes, then each slot gets its container, one after the other."""
+        gone = dict(self._in_the_way())
+        for container, why in gone.values():
+            yield Change(f"remove {container.name}: {why}", steps=self._removal(container))
+        for slot in self.slots:
+            current = self._current(slot)
+            if current is not None and current.id in gone:
+                current = None
+            if current is not None and self._fits(current, slot):
+                yield from self._kept_alive(current)
+            else:
+                yield self._placed(slot, current, gone)
+
+    @property
+    def _ours(self) -> tuple[Container, ...]:
+        return tuple(container for container in self.containers if container.slot is not None)
+
+    def _current(self, slot: Slot) -> Container | None:
+        """The slot's container: rather one that is right and runs than one that bears the name."""
+        mine = [container for container in self._ours if container.slot == slot.name]
+        if not mine:
+            return None
+        return max(
+            mine,
+            key=lambda c: (_holds(c) and self._fits(c, slot), _holds(c), c.name == container_name(slot)),
+        )
+
+    def _fits(self, container: Container, slot: Slot) -> bool:
+        return (
+            container.labels.get("fleet.release") in {release_of(self.spec, d) for d in self.digests}
+            and container.gpus == (slot.uuid,)
+            and container.ports == (wanted_port(self.spec, slot),)
+            and container.state != "dead"
+        )
+
+    def _in_the_way(self) -> Iterator[tuple[str, tuple[Container, str]]]:
+        """Containers of ours that must go before any slot is filled, by id, each with the reason.
+
+        A stopped one beside the slot's own stays: it is what a rollback starts again.
+        """
+        by_name = {slot.name: slot for slot in self.slots}
+        for container in self._ours:
+            slot = by_name.get(container.slot or "")
+            if slot is None:
+                yield container.id, (container, f"no GPU is slot {container.slot}")
+                continue
+            if not _holds(container):
+                continue
+            if container is not self._current(slot):
+                yield container.id, (container, f"a second container of slot {slot.name}")
+            elif other := self._taken_from(container, slot):
+                yield container.id, (container, f"it holds what slot {other.name} needs")
+
+    def _taken_from(self, container: Container, slot: Slot) -> Slot | None:
+        """The other slot whose GPU or port the container holds (the GPUs or ports were renumbered)."""
+        if self._fits(container, slot):
+            return None
+        ports = {port.host_port for port in container.ports}
+        for other in self.slots:
+            if other is not slot and (other.uuid in container.gpus or other.port in ports):
+                return other
+        return None
+
+    def _kept_alive(self, container: Container) -> Iterator[Change]:
+        """Nothing for the right container that runs; its start where it was stopped."""
+        crashed = container.exit_code not in _ASKED_TO_STOP or container.oom_killed
+        since = container.started if container.running else container.finished
+        fresh = self.now is not None and since is not None and self.now - since < _JUST_NOW
+        looping = container.running and container.restarts > 1 and fresh
+        if container.state == "restarting" or looping:
+            raise self._failing(container, f"keeps crashing, {container.restarts} times so far")
+        if container.running:
+            return
+        if container.state == "paused":
+            raise self.ctx.fail(
+                f"{container.name} was paused by hand",
+                remedy=f"run `docker unpause {container.name}` there",
+            )
+        if container.state == "exited" and crashed and fresh:
+            raise self._failing(container, "ended right after its start")
+        why = f"it had ended with exit code {container.exit_code}" if container.state == "exited" else ""
+        yield Change(
+            f"start {container.name}" + (f": {why}" if why else ""),
+            steps=(EngineCall("start", {"name": container.name}),),
+        )
+
+    def _failing(self, container: Container, how: str) -> Exception:
+        why = "out of memory" if container.oom_killed else f"exit code {container.exit_code}"
+        return self.ctx.fail(
+            f"{container.name} {how} ({why}{': ' + container.error if container.error else ''})",
+            output=container.log,
+            remedy=f"mend what its log names, or set another image; the whole log: "
+            f"`docker logs {container.name}` on {self.ctx.host.name}",
+        )
+
+    def _placed(
+        self, slot: Slot, current: Container | None, gone: dict[str, tuple[Container, str]]
+    ) -> Change:
+        """The slot's container is created, in place of the present one."""
+        self._check_free(slot)
+        name = container_name(slot)
+        steps: list[Step] = []
+        for container in self.containers:
+            if container.id not in gone and (container is current or container.name == name):
+                steps += self._removal(container)
+        body = create_body(self.spec, slot, self.digests[0])
+        steps += [EngineCall("create", {"name": name, "body": body}), EngineCall("start", {"name": name})]
+        after = wanted_fields(self.spec, slot, self.digests[0])
+        before = actual_fields(current, tuple(after)) if current else {}
+        release = current.labels.get("fleet.release", "") if current else ""
+        diff = show_diff(name, before, after, (release, release_of(self.spec, self.digests[0])))
+        if current is None:
+            gpu = f"GPU {slot.index}" + (f" ({slot.gpu_name})" if slot.gpu_name else "")
+            return Change(f"start {name} on {gpu}: {self.spec.image}", diff, tuple(steps))
+        what = ", ".join(changed_names(before, after)) or "settings"
+        return Change(f"replace {current.name}: other {what}", diff, tuple(steps))
+
+    def _removal(self, container: Container) -> tuple[Step, ...]:
+        name = {"name": container.name}
+        remove = EngineCall("remove", name)
+        if not _holds(container):
+            return (remove,)
+        return EngineCall("stop", {**name, "timeout": self.spec.stop_timeout}), remove
+
+    def _check_free(self, slot: Slot) -> None:
+        """Raise where something that is not ours holds the slot's name, port or GPU."""
+        port = wanted_port(self.spec, slot)
+        for other in self.containers:
+            if other.slot is not None:
+                continue
+            if other.name == container_name(slot):
+                raise self.ctx.fail(
+                    f"a container named {other.name} exists that fleet did not create ({other.image})",
+                    remedy=f"rename or remove it: `docker rename {other.name} NEW_NAME`",
+                )
+            for taken in other.ports:
+                same_address = not taken.host_ip or not port.host_ip or taken.host_ip == port.host_ip
+                if _holds(other) and taken.host_port == port.host_port and same_address:
+                    raise self.ctx.fail(
+                        f"port {slot.port} of slot {slot.name} is taken by the container "
+                        f"{other.name} ({other.image})",
+                        remedy="stop that container, or set slot_port_base to free ports",
+                    )
+        if not self.share_gpu:
+            self._check_gpu_free(slot)
+
+    def _check_gpu_free(self, slot: Slot) -> None:
+        # "all" is what monitoring asks for: it sees the GPU but does not load it.
+        users = [
+            f"container {other.name} ({other.image})"
+            for other in self.containers
+            if other.slot is None and _holds(other) and {slot.uuid, str(slot.index)} & set(other.gpus)
+        ]
+        ours = {container.id for container in self._ours}
+        for process in self.processes:
+            if process.gpu_uuid != slot.uuid or process.container in ours or process.name == _SHARES_GPUS:
+                continue
+            memory = f", {process.memory} MiB" if process.memory is not None else ""
+            users.append(f"{process.name} (process {process.pid}{memory})")
+        if users:
+            raise self.ctx.fail(
+                f"GPU {slot.index} of {slot.host} ({slot.gpu_name}, {slot.uuid}) is in use by "
+                + ", ".join(users),
+                remedy="end it, or set share_gpu: true where both are meant to share the GPU",
+            )
+
+
+def _holds(container: Container) -> bool:
+    """True where the container has its GPU and port, or will have them again by itself."""
+    return container.state in ("running", "paused", "restarting")

@@ -1,0 +1,234 @@
+"""The module `gpu_containers`: exactly one container on each GPU of a host."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import msgspec
+
+from fleet.docker.answers import Engine
+from fleet.docker.probe import (
+    CONTAINERS_PROBE,
+    ENGINE_PROBE,
+    IMAGES_PROBE,
+    parse_containers,
+    parse_engine,
+    parse_images,
+)
+from fleet.docker.references import digests_of, find_image
+from fleet.gpu.container import ContainerSpec
+from fleet.gpu.probe import (
+    GPU_PROBE,
+    GPU_PROCESSES_PROBE,
+    driver_problem,
+    parse_gpu_processes,
+    parse_gpus,
+)
+from fleet.gpu.sizes import MIB, parse_size, show_mib
+from fleet.gpu.slots import slots_of
+from fleet.model.facts import Facts, Probe
+from fleet.model.slot import Gpu, Slot
+from fleet.model.steps import Change
+from fleet.modules.base import Args, Context
+from fleet.modules.gpu_container_plan import SlotPlanner
+
+_LOG_SIZE = re.compile(r"\d+[kmg]?", re.IGNORECASE)
+_CDI_SINCE = 25
+
+
+class GpuContainersArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The arguments of `gpu_containers`."""
+
+    image: str
+    container_port: int = 7860
+    bind: str = "0.0.0.0"
+    command: tuple[str, ...] = ()
+    env: dict[str, str | int] = msgspec.field(default_factory=dict)
+    volumes: tuple[str, ...] = ()
+    tmpfs: tuple[str, ...] = ()
+    memory_min: str | None = None
+    restart: Literal["no", "on-failure", "always", "unless-stopped"] = "unless-stopped"
+    init: bool = True
+    stop_timeout: int = 120
+    shm_size: str | None = None
+    log_max_size: str = "50m"
+    log_max_file: int = 3
+    user: str = ""
+    read_only: bool = False
+    network: str = "bridge"
+    gpu_driver: Literal["auto", "cdi", "nvidia"] = "auto"
+    share_gpu: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.image or any(c.isspace() for c in self.image):
+            raise ValueError(f"image is {self.image!r}, not an image such as registry.example:5000/app:v1")
+        if not 1 <= self.container_port <= 65535:
+            raise ValueError(f"container_port is {self.container_port}, not a port (1 to 65535)")
+        for name in ("memory_min", "shm_size"):
+            if (value := getattr(self, name)) is not None:
+                _check_size(name, value)
+        if not _LOG_SIZE.fullmatch(self.log_max_size):
+            raise ValueError(f"log_max_size is {self.log_max_size!r}; write it like 50m")
+        if self.log_max_file < 1 or self.stop_timeout < 0:
+            raise ValueError("log_max_file must be 1 or more, stop_timeout 0 or more")
+        if self.network in ("host", "none") or self.network.startswith("container:"):
+            raise ValueError(
+                f"network {self.network!r} cannot publish one port per GPU; use a bridge network"
+            )
+        for volume in self.volumes:
+            parts = volume.split(":")
+            if not 2 <= len(parts) <= 3 or not all(parts) or not parts[1].startswith("/"):
+                raise ValueError(f"volume {volume!r} is not source:/destination or source:/destination:ro")
+
+
+def _check_size(name: str, value: str) -> None:
+    try:
+        parse_size(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+class GpuContainers:
+    """Run one container on each GPU of the host, bound to the GPU by its UUID.
+
+    A container that already runs the same image bytes with the same settings is left alone; another is
+    replaced, one GPU after the other. What runs for a GPU that is gone, or beside the right container, is
+    removed. Slot `HOST-INDEX` publishes the port `slot_port_base` (an inventory variable, 7860) plus the
+    GPU's index.
+
+    Arguments:
+        image: repository and tag; it must be on the host already (see `docker_image`).
+        container_port: the port the program listens on inside the container (7860).
+        bind: the host address the port is published on (0.0.0.0).
+        command: arguments in place of the image's own command.
+        env: environment variables, text or whole numbers.
+        volumes: `source:/destination` or `source:/destination:ro`.
+        tmpfs: folders kept in memory, useful with `read_only`.
+        memory_min: the memory each GPU must have, such as 12GiB; a smaller GPU is refused.
+        restart: no, on-failure, always or unless-stopped (unless-stopped).
+        init: run a small init as process 1, so that a stop reaches the program (true).
+        stop_timeout: seconds the program is given to end (120); longer than the longest job.
+        shm_size: size of /dev/shm, such as 1GiB.
+        log_max_size, log_max_file: rotation of the container's log (50m, 3).
+        user: user the program runs as.
+        read_only: mount the image read-only (false).
+        network: a bridge network (bridge).
+        gpu_driver: cdi, nvidia (the older runtime) or auto, which takes CDI where the engine has it (auto).
+        share_gpu: start even where another program already uses the GPU (false).
+
+    Example:
+        - name: One translator per GPU
+          gpu_containers:
+            image: "{{ image }}"
+            memory_min: 12GiB
+            env:
+              HF_HUB_OFFLINE: 1
+            volumes:
+              - /srv/models:/models:ro
+    """
+
+    name: ClassVar[str] = "gpu_containers"
+    args: ClassVar[type[Args]] = GpuContainersArgs
+
+    def probes(self, args: GpuContainersArgs, ctx: Context) -> Sequence[Probe]:
+        """GPUs, who uses them, and the engine with its images and containers."""
+        return (GPU_PROBE, GPU_PROCESSES_PROBE, ENGINE_PROBE, IMAGES_PROBE, CONTAINERS_PROBE)
+
+    def plan(self, args: GpuContainersArgs, facts: Facts, ctx: Context) -> Sequence[Change]:
+        """What is to be removed first, then each slot in order."""
+        slots = slots_of(ctx.host, facts)
+        engine = parse_engine(facts[ENGINE_PROBE.key])
+        images = parse_images(facts[IMAGES_PROBE.key])
+        containers = parse_containers(facts[CONTAINERS_PROBE.key])
+        if slots is None:
+            reason = driver_problem(facts[GPU_PROBE.key])
+            return [Change(f"run {args.image} on each GPU, once the NVIDIA driver works ({reason})")]
+        gpus = {gpu.uuid: gpu for gpu in parse_gpus(facts[GPU_PROBE.key]) or ()}
+        _check_gpus(args, slots, gpus, ctx)
+        if engine is None or images is None or containers is None:
+            return [_deferred(args, slots, "once the Docker Engine runs")]
+        driver = _gpu_driver(args, engine, ctx)
+        if driver == "cdi" and not engine.cdi:
+            return [_deferred(args, slots, "once the Docker Engine has CDI")]
+        image = find_image(images, args.image)
+        if image is None:
+            return [_deferred(args, slots, "once it is pulled")]
+        planner = SlotPlanner(
+            ctx=ctx,
+            spec=_spec(args, driver),
+            digests=digests_of(image, args.image),
+            slots=slots,
+            containers=containers,
+            processes=parse_gpu_processes(facts[GPU_PROCESSES_PROBE.key]) or (),
+            now=engine.time,
+            share_gpu=args.share_gpu,
+        )
+        return list(planner.changes())
+
+
+def _deferred(args: GpuContainersArgs, slots: tuple[Slot, ...], when: str) -> Change:
+    count = "1 GPU" if len(slots) == 1 else f"each of {len(slots)} GPUs"
+    return Change(f"run {args.image} on {count}, {when}")
+
+
+def _check_gpus(
+    args: GpuContainersArgs, slots: tuple[Slot, ...], gpus: Mapping[str, Gpu], ctx: Context
+) -> None:
+    if not slots:
+        raise ctx.fail(
+            f"{ctx.host.name}: the NVIDIA driver works but finds no GPU",
+            remedy="look at `dmesg | grep -i -e nvrm -e xid` there, or take the host out of the group",
+        )
+    needed = parse_size(args.memory_min) // MIB if args.memory_min else 0
+    for slot in slots:
+        gpu = gpus[slot.uuid]
+        if gpu.mig:
+            raise ctx.fail(
+                f"{_title(slot)} is cut into MIG instances and cannot be used whole",
+                remedy=f"run `nvidia-smi -i {slot.index} -mig 0` there, or take the host out of the group",
+            )
+        if gpu.memory_total is not None and gpu.memory_total < needed:
+            raise ctx.fail(
+                f"{_title(slot)} has {show_mib(gpu.memory_total)} of memory, "
+                f"{args.image} needs {show_mib(needed)} (memory_min)",
+                remedy="use a quantised image with a lower memory_min, or take the host out of the group",
+            )
+
+
+def _gpu_driver(args: GpuContainersArgs, engine: Engine, ctx: Context) -> str:
+    if args.gpu_driver == "cdi" and engine.major < _CDI_SINCE:
+        raise ctx.fail(
+            f"Docker Engine {engine.version} has no CDI (it came with {_CDI_SINCE})",
+            remedy="upgrade the engine, or set gpu_driver: nvidia",
+        )
+    if args.gpu_driver != "auto":
+        return args.gpu_driver
+    return "nvidia" if not engine.cdi and "nvidia" in engine.runtimes else "cdi"
+
+
+def _spec(args: GpuContainersArgs, driver: str) -> ContainerSpec:
+    return ContainerSpec(
+        image=args.image,
+        container_port=args.container_port,
+        bind=args.bind,
+        command=args.command,
+        env={key: str(value) for key, value in args.env.items()},
+        volumes=args.volumes,
+        tmpfs=args.tmpfs,
+        restart=args.restart,
+        init=args.init,
+        stop_timeout=args.stop_timeout,
+        shm_size=parse_size(args.shm_size) if args.shm_size else None,
+        log_max_size=args.log_max_size,
+        log_max_file=args.log_max_file,
+        user=args.user,
+        read_only=args.read_only,
+        network=args.network,
+        gpu_driver=driver,
+    )
+
+
+def _title(slot: Slot) -> str:
+    return f"GPU {slot.index} of {slot.host} ({slot.gpu_name}, {slot.uuid})"
