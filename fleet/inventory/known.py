@@ -1,0 +1,145 @@
+"""The variables fleet and Ansible give a meaning: one table each, for checks, errors and documentation.
+
+To add a variable, add a line here and show it in inventories/example.yml.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Kind(Enum):
+    """What a variable's value must be; the value is how errors and documentation name it."""
+
+    TEXT = "text"
+    INTEGER = "a whole number"
+    NUMBER = "a number"
+    BOOLEAN = "true or false"
+    TEXTS = "a list of texts"
+    MAPPING = "a mapping"
+    NAMED_TEXTS = "a mapping of names to texts"
+    NAMED_NUMBERS = "a mapping of names to whole numbers"
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable: its name, what it must be, and one line for people.
+
+    `choices` are the only values; `low` and `high` bound a number; `members` are the only keys of a mapping.
+    """
+
+    name: str
+    kind: Kind
+    doc: str
+    choices: tuple[str, ...] = ()
+    low: int | None = None
+    high: int | None = None
+    members: tuple[str, ...] = ()
+
+
+def _table(*variables: Variable) -> dict[str, Variable]:
+    return {variable.name: variable for variable in variables}
+
+
+def _port(name: str, doc: str) -> Variable:
+    return Variable(name, Kind.INTEGER, doc, low=1, high=65535)
+
+
+def _text(name: str, doc: str) -> Variable:
+    return Variable(name, Kind.TEXT, doc)
+
+
+FLEET_VARIABLES: dict[str, Variable] = _table(
+    _text("fleet_address", "where the balancers reach the host (default: ansible_host)"),
+    _text("fleet_url", "the service's URL as users see it (default: the first balancer's)"),
+    _text("fleet_known_hosts", "the file of pinned SSH host keys"),
+    _text("image", "the image every GPU runs, such as registry.example:5000/hunyuan-mt-webui:v1"),
+    _port("slot_port_base", "the host port of GPU 0; GPU n listens on this plus n (default 7860)"),
+    Variable("slot_env", Kind.NAMED_TEXTS, "environment of the containers"),
+    Variable("slot_volumes", Kind.TEXTS, "volumes of the containers, source:/destination[:ro]"),
+    _text("gpu_memory_min", "the memory a GPU must have to get a container, such as 12GiB"),
+    Variable("weight", Kind.INTEGER, "the balancer weight of the host's slots", low=1, high=256),
+    Variable(
+        "weights",
+        Kind.NAMED_NUMBERS,
+        "weights by part of the GPU's name, such as T4: 10",
+        low=1,
+        high=256,
+    ),
+    _text("registry_username", "the user of the image's registry"),
+    _text("registry_password_env", "the environment variable, here, that holds the registry password"),
+    _text("registry_password_file", "the file, here, that holds the registry password"),
+    Variable("registry_ca", Kind.NAMED_TEXTS, "CA certificates of registries: host:port -> file, here"),
+    _port("lb_port", "the port the balancers listen on (default 80)"),
+    Variable(
+        "affinity",
+        Kind.TEXT,
+        "what stays on one GPU: a job (Gradio pages), a session (per-page state), nothing",
+        choices=("job", "session", "none"),
+    ),
+    Variable(
+        "golden",
+        Kind.MAPPING,
+        "a translation with a known answer, made to prove that the model works",
+        members=("inputs", "contains", "api", "deadline"),
+    ),
+    _text("docker_source", "where Docker comes from (default: the distribution's packages)"),
+    Variable("daemon_config", Kind.MAPPING, "settings for Docker's daemon.json"),
+    Variable("nvidia_repository", Kind.MAPPING, "the package repository of NVIDIA's driver and toolkit"),
+    Variable("nvidia_driver_packages", Kind.TEXTS, "the driver's packages; held once installed"),
+    Variable("nvidia_toolkit_packages", Kind.TEXTS, "the container toolkit's packages"),
+)
+
+CONNECTION_VARIABLES: dict[str, Variable] = _table(
+    _text("ansible_host", "the name or address SSH connects to (default: the host's name)"),
+    _port("ansible_port", "the SSH port (default 22, or what ~/.ssh/config says)"),
+    _text("ansible_user", "the SSH user"),
+    _text("ansible_ssh_private_key_file", "the SSH private key, a path on this machine"),
+    _text("ansible_ssh_common_args", "more ssh options; of these fleet uses -o ProxyJump= and -J"),
+    Variable("ansible_become", Kind.BOOLEAN, "work as root through sudo (default true)"),
+    _text("ansible_become_password", "the sudo password; better asked for with --ask-sudo-pass"),
+    Variable("ansible_become_method", Kind.TEXT, "how to become root", choices=("sudo",)),
+    Variable(
+        "ansible_connection",
+        Kind.TEXT,
+        "how to connect; fleet speaks SSH only",
+        choices=("ssh", "smart", "paramiko", "paramiko_ssh"),
+    ),
+    Variable("ansible_timeout", Kind.NUMBER, "seconds to wait for the connection", low=1),
+    Variable("ansible_group_priority", Kind.INTEGER, "which of two siblings wins: the higher (default 1)"),
+)
+
+RENAMED: dict[str, str] = {
+    "ansible_ssh_host": "ansible_host",
+    "ansible_ssh_port": "ansible_port",
+    "ansible_ssh_user": "ansible_user",
+    "ansible_sudo_pass": "ansible_become_password",
+    "ansible_sudo": "ansible_become",
+}
+"""Ansible's old names, which fleet does not read: silently ignoring them would connect elsewhere."""
+
+RESERVED = ("group_names", "groups", "hostvars", "inventory_dir", "inventory_file", "inventory_hostname")
+"""Set for every host by fleet itself; the same in Ansible."""
+
+_ELSEWHERE = """
+    admin_users async_dir become_exe become_flags become_pass become_user common_remote_group control_path
+    control_path_dir host_key_checking module_compression network_os no_target_syslog
+    paramiko_host_key_checking paramiko_password paramiko_pass paramiko_private_key_file
+    paramiko_proxy_command paramiko_timeout
+    paramiko_use_rsa_sha2_algorithms password pipelining private_key private_key_file private_key_passphrase
+    remote_tmp scp_executable scp_extra_args sftp_batch_mode sftp_executable sftp_extra_args
+    shell_allow_world_readable_temp shell_executable shell_type ssh_args ssh_executable ssh_extra_args
+    ssh_host_key_checking ssh_pass ssh_password ssh_password_mechanism ssh_pipelining ssh_pkcs11_provider
+    ssh_private_key ssh_private_key_passphrase ssh_retries ssh_timeout ssh_transfer_method ssh_use_tty
+    ssh_verbosity sshpass_prompt su_pass su_user sudo_chdir sudo_exe sudo_flags sudo_user system_tmpdirs
+    target_log_info
+"""
+
+ANSIBLE_NAMES: frozenset[str] = frozenset(CONNECTION_VARIABLES) | {f"ansible_{n}" for n in _ELSEWHERE.split()}
+"""Every `ansible_` variable that may stand in an inventory of SSH hosts, so that Ansible can share it."""
+
+
+def is_ansible_name(name: str) -> bool:
+    """True for a variable Ansible knows; interpreters (`ansible_python_interpreter`) have any name."""
+    return name in ANSIBLE_NAMES or (name.startswith("ansible_") and name.endswith("_interpreter"))
