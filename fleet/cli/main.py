@@ -1,8 +1,68 @@
-"""The `fleet` command: one sub-command per use case."""
+"""The `fleet` command. Commands import what they need when they run, so that --help stays quick."""
 
 from __future__ import annotations
 
+import sys
+from typing import Annotated
+
+import typer
+
+from fleet.cli import init, inventory, lab, provision, status, trust
+from fleet.errors import ExitCode, FleetError
+
+app = typer.Typer(
+    name="fleet",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="Keep a translation service up on GPU hosts: provision them over SSH, balance them with HAProxy.",
+    epilog="Exit codes: 0 done, 1 a host failed, 2 invalid input, 3 a host was unreachable, "
+    "10 changes pending (--check --exit-code). Start with: fleet init DIR",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from fleet import __version__
+
+        typer.echo(f"fleet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Typer needs a function to hang the global options on."""
+
+
+app.command("init")(init.init)
+app.command("inventory")(inventory.inventory)
+app.command("trust")(trust.trust)
+app.command("provision")(provision.provision)
+app.command("run")(provision.run_playbook)
+app.command("status")(status.status)
+app.add_typer(lab.app, name="lab")
+
 
 def main() -> None:
-    """Entry point of the console script."""
-    raise SystemExit(2)
+    """Entry point: every FleetError becomes one message and its exit code, never a traceback."""
+    try:
+        app()
+    except FleetError as error:
+        from fleet.console.errors import error_json, print_error
+
+        print_error(error)
+        if "--json" in sys.argv[1:]:
+            from fleet.cli.options import print_json
+
+            print_json({"error": error_json(error)})
+        sys.exit(int(error.exit_code))
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(int(ExitCode.INTERRUPTED))
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(int(ExitCode.DONE))

@@ -84,10 +84,9 @@ class HostRun:
             result = self._task(bound, fleet)
             if result.status == "changed":
                 notified.update(bound.task.notify)
-        if self.result.error is None and not self._set.stop():
-            for handler in handlers:
-                if handler.task.name in notified:
-                    self._task(handler, fleet)
+        due = [handler for handler in handlers if handler.task.name in notified]
+        if due and self.result.error is None and not self._set.stop():
+            self._handle(due, fleet)
 
     def close(self) -> None:
         """End the connection."""
@@ -98,6 +97,27 @@ class HostRun:
             if self._remote is not None:
                 self._remote.close()
         self._set.listen(HostEvent(self._host, "done"))
+
+    def _handle(self, due: Sequence[BoundTask], fleet: Callable[[], Mapping[str, Facts]]) -> None:
+        """Run handlers on facts of now: they were not asked about before, most runs need none of them."""
+        if not self._set.check:
+            try:
+                self._look([*due, *self._pending])
+            except FleetError as error:
+                self._lost(error)
+                return
+            for handler in due:
+                self._task(handler, fleet)
+            return
+        for handler in due:
+            self._listed(handler)
+
+    def _listed(self, handler: BoundTask) -> None:
+        """In check mode a handler is only said to be due: what it would find is not there yet."""
+        change = Change("would be run by its notification")
+        result = TaskResult(self._host, handler.play, handler.name, handler.task.module, "changed", (change,))
+        self.result.tasks.append(result)
+        self._set.listen(TaskFinished(result))
 
     def _task(self, bound: BoundTask, fleet: Callable[[], Mapping[str, Facts]]) -> TaskResult:
         started = time.monotonic()

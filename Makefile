@@ -1,0 +1,64 @@
+# make demo and make test set up all they need on a fresh Debian or Ubuntu machine.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+PYTEST := $(BIN)/pytest
+export UV_SYSTEM_CERTS := true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test demo test test-unit test-lab lint format lab-up lab-down bench soak clean
+
+help: ## Say what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+setup: $(BIN)/.ready ## Make .venv with fleet and its locked tools
+
+$(BIN)/.ready: pyproject.toml requirements/dev.txt
+	@lab/bin/need python3 python3-venv git
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep -oE '^uv==[0-9.]+' requirements/dev.txt)"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+setup-test: setup
+	@lab/bin/need haproxy openssh-server openssh-client chromium curl
+
+demo: setup ## Build the lab, provision it, show its status, translate
+	@$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" lab/bin/demo
+
+lab-up: setup ## Start the lab's bare hosts
+	$(SUDO) $(BIN)/fleet lab up
+
+lab-down: setup ## Remove the lab
+	$(SUDO) $(BIN)/fleet lab down
+
+lint: setup ## Style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Let ruff arrange the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test-unit: setup-test ## The fast tests alone (under a minute)
+	$(PYTEST) tests/unit
+
+test-lab: setup-test ## The tests on real hosts
+	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/lab
+
+test: setup-test ## Everything: lint, fast tests, lab tests
+	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory test-unit
+	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/lab
+
+bench: setup-test ## Measure against the peers (docs/benchmarks.md)
+	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python bench/converge.py
+	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python bench/fanout.py
+	$(BIN)/python bench/startup.py
+
+clean: ## Remove what this Makefile made
+	rm -rf .venv .venvs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

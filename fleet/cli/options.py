@@ -1,0 +1,87 @@
+"""Options that several commands share, and what they need to open an inventory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from fleet.inventory import Inventory
+
+Inventories = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--inventory",
+        "-i",
+        help="Inventory file or folder (Ansible's YAML form); may be given more than once. "
+        "Default: the only file in inventories/.",
+        envvar="FLEET_INVENTORY",
+        show_default=False,
+    ),
+]
+Limit = Annotated[
+    str,
+    typer.Option(
+        "--limit", "-l", help="Only hosts matching this pattern, as in Ansible.", show_default=False
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
+Forks = Annotated[
+    int, typer.Option("--forks", "-f", min=0, help="Hosts worked on at once; 0: all, up to 64.")
+]
+AskSudo = Annotated[
+    bool,
+    typer.Option(
+        "--ask-sudo-pass", "-K", help="Ask once for the sudo password (or set FLEET_SUDO_PASSWORD)."
+    ),
+]
+ConnectTimeout = Annotated[
+    float, typer.Option("--connect-timeout", min=1, help="Seconds to wait for a host's SSH.")
+]
+
+
+def open_inventory(paths: list[Path] | None) -> Inventory:
+    """The inventory named, or the only one in inventories/. Raises InputError."""
+    from fleet.inventory import load
+
+    return load(paths or [default_inventory(Path.cwd())])
+
+
+def default_inventory(project: Path) -> Path:
+    """The only inventory file in `project`/inventories. Raises InputError where there is none or a choice."""
+    from fleet.errors import InputError
+
+    folder = project / "inventories"
+    found = sorted(p for p in folder.glob("*.y*ml") if p.name != "example.yml") if folder.is_dir() else []
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise InputError(
+            "no inventory: there is none in inventories/",
+            remedy="name one with -i FILE, or make a starter project with `fleet init DIR`",
+        )
+    raise InputError(
+        f"several inventories: {', '.join(str(p.relative_to(project)) for p in found)}",
+        remedy="choose one with -i FILE or FLEET_INVENTORY",
+    )
+
+
+def sudo_password(ask: bool) -> Any:
+    """The sudo password as a Secret: asked for, or from FLEET_SUDO_PASSWORD, or None."""
+    import os
+
+    from fleet.model.secret import Secret
+
+    if ask:
+        return Secret(typer.prompt("sudo password", hide_input=True, err=True))
+    value = os.environ.get("FLEET_SUDO_PASSWORD")
+    return Secret(value) if value is not None else None
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout."""
+    import msgspec
+
+    typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())

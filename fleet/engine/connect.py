@@ -1,0 +1,24 @@
+"""Opens hosts for a run: one SSH connection each, and the runner for its steps."""
+
+from __future__ import annotations
+
+from fleet.engine.hostrun import Opener
+from fleet.engine.runner import HostRunner, Runner
+from fleet.inventory import Inventory
+from fleet.model.secret import Secret
+from fleet.ssh.remote import Remote
+
+
+def opener(inventory: Inventory, sudo_password: Secret | None, connect_timeout: float) -> Opener:
+    """A function that opens a host of the inventory by name; see `fleet.ssh.connect` for its errors."""
+    from fleet.docker.calls import Shared
+    from fleet.ssh import SshSettings, connect
+
+    settings = SshSettings(connect_timeout=connect_timeout, sudo_password=sudo_password)
+    shared = Shared()
+
+    def open_host(name: str) -> tuple[Remote, Runner]:
+        remote = connect(inventory.hosts[name], settings)
+        return remote, HostRunner(remote, shared)
+
+    return open_host

@@ -1,0 +1,146 @@
+"""A golden translation: a sentence whose answer is known, sent as a user's would be.
+
+An HTTP 200 on the page does not prove that the model works; a right answer does. It goes through Gradio's
+two-step call (POST /call/NAME gives an event id, GET /call/NAME/ID streams the result), the form that needs
+no cookie and no session.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from fleet.errors import InputError, Place, TaskError
+from fleet.inventory import Inventory, variables
+
+
+class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A translation with a known answer.
+
+    `inputs` go to the endpoint `api` in order; the answer must contain `contains` (upper and lower case
+    alike). `deadline` in seconds covers connecting, queueing and the model.
+    """
+
+    inputs: tuple[str, ...] = ("It's on the house.", "Chinese")
+    contains: str = "免费"
+    api: str = "translate"
+    deadline: float = 60.0
+
+    @property
+    def text(self) -> str:
+        """The sentence to translate: the first input."""
+        return self.inputs[0]
+
+
+@dataclass(frozen=True)
+class Translation:
+    """An answer and how long it took, in seconds."""
+
+    text: str
+    seconds: float
+
+
+def golden_of(inventory: Inventory) -> Golden:
+    """The inventory's `golden` variable (of the first balancer), or the default sentence."""
+    for host in inventory.select("balancer") if "balancer" in inventory.groups else ():
+        given = host.vars.get("golden")
+        if given is not None:
+            try:
+                return msgspec.convert(given, Golden)
+            except msgspec.ValidationError as error:
+                raise InputError(
+                    f"variable `golden` of {host.name}: {error}",
+                    place=host.place,
+                    remedy="it has `inputs` (a list), `contains`, `api` and `deadline`",
+                ) from error
+    return Golden()
+
+
+def service_url(inventory: Inventory) -> str | None:
+    """Where users reach the service: `fleet_url`, else the first balancer; None without a balancer."""
+    if "balancer" not in inventory.groups:
+        return None
+    for host in inventory.select("balancer"):
+        scope = variables(inventory, host)
+        if scope.get("fleet_url"):
+            return str(scope["fleet_url"]).rstrip("/")
+        port = int(scope.get("lb_port", 80))
+        return f"http://{host.ssh_host}" + (f":{port}" if port != 80 else "")
+    return None
+
+
+def translate(url: str, golden: Golden) -> Translation:
+    """Make the translation at `url`, trying until the deadline while the service starts up.
+
+    Raises TaskError saying which rung failed: no answer, an HTTP status, a wrong translation.
+    """
+    import httpx
+    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+    started = time.monotonic()
+    retry = Retrying(
+        retry=retry_if_exception_type((httpx.TransportError, httpx.HTTPStatusError)),
+        stop=stop_after_delay(golden.deadline),
+        wait=wait_fixed(1),
+        reraise=True,
+    )
+    try:
+        with httpx.Client(base_url=url, timeout=golden.deadline, trust_env=False) as client:
+            tried = time.monotonic()
+            for attempt in retry:
+                with attempt:
+                    tried = time.monotonic()
+                    text = _call(client, golden)
+    except httpx.HTTPStatusError as error:
+        answer = error.response
+        raise TaskError(
+            f"no translation from {url}: HTTP {answer.status_code} on {answer.request.url.path}",
+            output=answer.text[:500],
+            remedy="`fleet status` shows which slots are up",
+        ) from error
+    except httpx.HTTPError as error:
+        raise TaskError(
+            f"no translation from {url} within {time.monotonic() - started:.0f} s: "
+            f"{type(error).__name__}: {error}",
+            remedy="check that this machine reaches the balancer; `fleet status` shows its state",
+        ) from error
+    if golden.contains.lower() not in text.lower():
+        raise TaskError(
+            f"wrong translation from {url}: {golden.text!r} gave {text!r}, which lacks {golden.contains!r}",
+            remedy="check the image, or set `golden` in the inventory to a sentence this model answers",
+        )
+    return Translation(text, time.monotonic() - tried)
+
+
+def _call(client: Any, golden: Golden) -> str:
+    """One job over Gradio's /call; the prefix is /gradio_api from Gradio 5 and none before."""
+    prefix = "/gradio_api"
+    start = client.post(f"{prefix}/call/{golden.api}", json={"data": list(golden.inputs)})
+    if start.status_code == 404:
+        prefix = ""
+        start = client.post(f"/call/{golden.api}", json={"data": list(golden.inputs)})
+    start.raise_for_status()
+    event = ""
+    with client.stream("GET", f"{prefix}/call/{golden.api}/{start.json()['event_id']}") as stream:
+        if stream.is_error:
+            stream.read()
+        stream.raise_for_status()
+        for line in stream.iter_lines():
+            if line.startswith("event:"):
+                event = line[6:].strip()
+            elif line.startswith("data:") and event in ("complete", "error"):
+                if event == "error":
+                    raise TaskError(
+                        f"the service answered {golden.text!r} with an error: {line[5:].strip()}",
+                        place=Place(str(client.base_url)),
+                        remedy="look at the container's log: `docker logs` on the host",
+                    )
+                return " ".join(str(item) for item in json.loads(line[5:]))
+    raise TaskError(
+        f"the service ended the translation of {golden.text!r} without an answer",
+        remedy="look at the container's log: `docker logs` on the host",
+    )

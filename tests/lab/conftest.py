@@ -1,0 +1,112 @@
+"""One lab for all lab tests: bare hosts, provisioned once by the first test that needs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = os.environ.get("FLEET_TEST_LAB", "test")
+KEEP = bool(os.environ.get("FLEET_TEST_KEEP"))
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished `fleet` command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def words(self) -> str:
+        """All it said, with the line breaks a terminal would make undone."""
+        return " ".join((self.out + " " + self.err).split())
+
+
+def fleet(*args: str, env: dict[str, str] | None = None, timeout: float = 600, cwd: Path = ROOT) -> Done:
+    """Run the real command as a user would."""
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "fleet"), *args],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "COLUMNS": "140", **(env or {})},
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+class Lab:
+    """The running lab, as `fleet lab status --json` tells it."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self.state = state
+        self.url: str = state["url"]
+        self.inventory: str = state["inventory"]
+        self.hosts: dict[str, dict[str, Any]] = {host["name"]: host for host in state["hosts"]}
+
+    def fleet(self, *args: str, **more: Any) -> Done:
+        """A fleet command on this lab's inventory."""
+        return fleet(*args, "-i", self.inventory, **more)
+
+    def sh(self, host: str, script: str, check: bool = True) -> str:
+        """A shell script on a host, by the outer engine and not by SSH: the tests' own eyes and hands."""
+        done = subprocess.run(
+            ["docker", "exec", "-i", self.hosts[host]["container"], "sh", "-s"],
+            input=script,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        if check:
+            assert done.returncode == 0, f"{host}: {script}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    @property
+    def gpu_hosts(self) -> list[str]:
+        return [name for name in self.hosts if name.startswith("gpu-")]
+
+
+@pytest.fixture(scope="session")
+def bare_lab() -> Iterator[Lab]:
+    """The lab as it comes up; bare, unless an earlier test provisioned it."""
+    existing = fleet("lab", "status", "--name", NAME, "--json")
+    if not (KEEP and existing.code == 0):
+        fleet("lab", "down", "--name", NAME)
+        up = fleet("lab", "up", "--name", NAME, "--json", timeout=900)
+        assert up.code == 0, up.out + up.err
+    status = fleet("lab", "status", "--name", NAME, "--json")
+    assert status.code == 0, status.out + status.err
+    yield Lab(status.json)
+    if not KEEP:
+        down = fleet("lab", "down", "--name", NAME)
+        assert down.code == 0, down.err
+
+
+@pytest.fixture(scope="session")
+def lab(bare_lab: Lab) -> Lab:
+    """The lab, provisioned."""
+    done = bare_lab.fleet("provision", "--json")
+    assert done.code == 0, done.out + done.err
+    return bare_lab
+
+
+@pytest.fixture(scope="session")
+def service_url(lab: Lab) -> str:
+    """Where the provisioned lab's service answers."""
+    return lab.url
