@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from fleet.docker.answers import Container
 from fleet.gpu.container import ContainerSpec, container_name, create_body, release_of
 from fleet.gpu.probe import GpuProcess
 from fleet.model.slot import Slot
-from fleet.model.steps import Change, EngineCall, Step
+from fleet.model.steps import Change, EngineCall, Run, Step
 from fleet.modules.base import Context
 from fleet.modules.gpu_container_diff import (
     actual_fields,
@@ -30,6 +30,7 @@ class SlotPlanner:
     """One host's slots, what runs there, and the release that should.
 
     `digests` are all digests the release's image goes by, the preferred one first. `now` is the host's clock.
+    `settle` is the wait in seconds after the last start, for what ends at once to have ended.
     """
 
     ctx: Context
@@ -40,9 +41,20 @@ class SlotPlanner:
     processes: tuple[GpuProcess, ...] = ()
     now: datetime | None = None
     share_gpu: bool = False
+    settle: float = 3.0
 
-    def changes(self) -> Iterator[Change]:
+    def changes(self) -> list[Change]:
         """First what is in the way goes, then each slot gets its container, one after the other."""
+        changes = list(self._changes())
+        for position in reversed(range(len(changes))):
+            change = changes[position]
+            if self.settle > 0 and any(_is_start(step) for step in change.steps):
+                wait = Run(("sleep", f"{self.settle:g}"), timeout=self.settle + 30)
+                changes[position] = replace(change, steps=(*change.steps, wait))
+                break
+        return changes
+
+    def _changes(self) -> Iterator[Change]:
         gone = dict(self._in_the_way())
         for container, why in gone.values():
             yield Change(f"remove {container.name}: {why}", steps=self._removal(container))
@@ -110,9 +122,10 @@ class SlotPlanner:
         crashed = container.exit_code not in _ASKED_TO_STOP or container.oom_killed
         since = container.started if container.running else container.finished
         fresh = self.now is not None and since is not None and self.now - since < _JUST_NOW
-        looping = container.running and container.restarts > 1 and fresh
+        looping = container.running and container.restarts > 0 and fresh
         if container.state == "restarting" or looping:
-            raise self._failing(container, f"keeps crashing, {container.restarts} times so far")
+            times = "once" if container.restarts == 1 else f"{container.restarts} times"
+            raise self._failing(container, f"does not stay up, it was restarted {times}")
         if container.running:
             return
         if container.state == "paused":
@@ -207,6 +220,10 @@ class SlotPlanner:
                 + ", ".join(users),
                 remedy="end it, or set share_gpu: true where both are meant to share the GPU",
             )
+
+
+def _is_start(step: Step) -> bool:
+    return isinstance(step, EngineCall) and step.operation == "start"
 
 
 def _holds(container: Container) -> bool:

@@ -60,6 +60,7 @@ class GpuContainersArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=T
     network: str = "bridge"
     gpu_driver: Literal["auto", "cdi", "nvidia"] = "auto"
     share_gpu: bool = False
+    settle: float = 3.0
 
     def __post_init__(self) -> None:
         if not self.image or any(c.isspace() for c in self.image):
@@ -71,8 +72,10 @@ class GpuContainersArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=T
                 _check_size(name, value)
         if not _LOG_SIZE.fullmatch(self.log_max_size):
             raise ValueError(f"log_max_size is {self.log_max_size!r}; write it like 50m")
-        if self.log_max_file < 1 or self.stop_timeout < 0:
-            raise ValueError("log_max_file must be 1 or more, stop_timeout 0 or more")
+        if self.log_max_file < 1:
+            raise ValueError(f"log_max_file is {self.log_max_file}; it must be 1 or more")
+        if self.stop_timeout < 0 or not 0 <= self.settle <= 600:
+            raise ValueError("stop_timeout must be 0 or more, settle from 0 to 600 seconds")
         if self.network in ("host", "none") or self.network.startswith("container:"):
             raise ValueError(
                 f"network {self.network!r} cannot publish one port per GPU; use a bridge network"
@@ -117,6 +120,7 @@ class GpuContainers:
         network: a bridge network (bridge).
         gpu_driver: cdi, nvidia (the older runtime) or auto, which takes CDI where the engine has it (auto).
         share_gpu: start even where another program already uses the GPU (false).
+        settle: seconds to wait after the last start before looking whether the containers stayed up (3).
 
     Example:
         - name: One translator per GPU
@@ -164,8 +168,9 @@ class GpuContainers:
             processes=parse_gpu_processes(facts[GPU_PROCESSES_PROBE.key]) or (),
             now=engine.time,
             share_gpu=args.share_gpu,
+            settle=args.settle,
         )
-        return list(planner.changes())
+        return planner.changes()
 
 
 def _deferred(args: GpuContainersArgs, slots: tuple[Slot, ...], when: str) -> Change:

@@ -1,0 +1,129 @@
+"""From one host's answers to its row, its slots' rows, and what is wrong there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+
+from fleet.docker.answers import Container
+from fleet.docker.probe import CONTAINERS_PROBE, ENGINE_PROBE, parse_containers, parse_engine
+from fleet.errors import FleetError, UnreachableError
+from fleet.gpu.probe import GPU_PROBE, driver_problem, parse_gpus
+from fleet.gpu.slots import slots_of
+from fleet.model.facts import Answer, Facts
+from fleet.model.host import Host
+from fleet.model.slot import Gpu, Slot
+from fleet.status.model import FAILED, UNREACHABLE, UP, HostStatus, Problem, SlotStatus
+from fleet.status.probe import GPU_GROUP, HOST_PROBE, parse_host
+
+NO_CONTAINER = "none"
+UNKNOWN = "unknown"
+_ABSENT = Answer(255)
+_NEVER = datetime.min.replace(tzinfo=UTC)
+_PROVISION = "run `fleet provision`"
+
+
+@dataclass(frozen=True)
+class HostReport:
+    """What one host gives to the status."""
+
+    host: HostStatus
+    slots: tuple[SlotStatus, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def report(host: Host, seen: Facts | FleetError) -> HostReport:
+    """The report of one host, reached or not."""
+    if isinstance(seen, FleetError):
+        state = UNREACHABLE if isinstance(seen, UnreachableError) else FAILED
+        row = HostStatus(host.name, host.groups, host.address, state, reason=seen.message)
+        return HostReport(row, problems=(Problem(host.name, seen.message, seen.remedy),))
+    engine = parse_engine(seen.get(ENGINE_PROBE.key, _ABSENT))
+    gpus = parse_gpus(seen.get(GPU_PROBE.key, _ABSENT))
+    row = HostStatus(
+        host.name,
+        host.groups,
+        host.address,
+        UP,
+        engine=engine.version if engine else None,
+        driver=gpus[0].driver_version if gpus else None,
+        **asdict(parse_host(seen.get(HOST_PROBE.key))),
+    )
+    if GPU_GROUP not in host.groups:
+        return HostReport(row)
+    containers = parse_containers(seen.get(CONTAINERS_PROBE.key, _ABSENT))
+    by_uuid = {gpu.uuid: gpu for gpu in gpus or ()}
+    now = engine.time if engine else None
+    slots = tuple(_slot(slot, by_uuid[slot.uuid], containers, now) for slot in slots_of(host, seen) or ())
+    problems = (*_host_problems(host, seen, gpus, containers), *_slot_problems(slots, containers))
+    return HostReport(row, slots, problems)
+
+
+def _slot(slot: Slot, gpu: Gpu, containers: tuple[Container, ...] | None, now: datetime | None) -> SlotStatus:
+    mine = [container for container in containers or () if container.slot == slot.name]
+    # A stopped one beside the running one is kept for a rollback: it is not the slot's state.
+    container = max(
+        mine, key=lambda c: (c.running, c.state == "restarting", c.started or _NEVER), default=None
+    )
+    shown = SlotStatus(
+        name=slot.name,
+        host=slot.host,
+        index=slot.index,
+        uuid=slot.uuid,
+        gpu=slot.gpu_name,
+        address=slot.address,
+        port=slot.port,
+        weight=slot.weight,
+        state=UNKNOWN if containers is None else NO_CONTAINER,
+        memory_used=gpu.memory_used,
+        memory_total=gpu.memory_total,
+        utilization=gpu.utilization,
+        temperature=gpu.temperature,
+    )
+    if container is None:
+        return shown
+    since = container.started if container.running else container.finished
+    return replace(
+        shown,
+        state=container.state,
+        container=container.name,
+        health=container.health,
+        exit_code=None if container.running else container.exit_code,
+        image=container.labels.get("fleet.image") or container.image,
+        digest=container.labels.get("fleet.digest"),
+        release=container.labels.get("fleet.release"),
+        age=max(0, int((now - since).total_seconds())) if now and since else None,
+        restarts=container.restarts,
+    )
+
+
+def _host_problems(
+    host: Host, facts: Facts, gpus: tuple[Gpu, ...] | None, containers: tuple[Container, ...] | None
+) -> Iterator[Problem]:
+    if gpus is None:
+        reason = driver_problem(facts.get(GPU_PROBE.key, _ABSENT)) or ""
+        yield Problem(host.name, f"the NVIDIA driver does not answer: {reason}", _PROVISION)
+    elif not gpus:
+        yield Problem(host.name, "the NVIDIA driver finds no GPU", "look at `dmesg | grep -i nvrm` there")
+    if containers is None:
+        yield Problem(
+            host.name, "the Docker Engine does not answer", f"`systemctl status docker`, or {_PROVISION}"
+        )
+
+
+def _slot_problems(
+    slots: tuple[SlotStatus, ...], containers: tuple[Container, ...] | None
+) -> Iterator[Problem]:
+    for slot in slots:
+        if slot.state == NO_CONTAINER:
+            yield Problem(slot.name, "no container", _PROVISION)
+        elif slot.state not in ("running", UNKNOWN):
+            code = f" with exit code {slot.exit_code}" if slot.state in ("exited", "restarting") else ""
+            log = f"`docker logs {slot.container}` on {slot.host}"
+            yield Problem(slot.name, f"its container is {slot.state}{code}", log)
+        elif slot.health == "unhealthy":
+            yield Problem(slot.name, "its container fails its own health check")
+        running = [c.name for c in containers or () if c.slot == slot.name and c.running]
+        if len(running) > 1:
+            yield Problem(slot.name, f"several containers run on one GPU: {', '.join(running)}", _PROVISION)

@@ -1,0 +1,115 @@
+"""What `fleet status` tells: one frozen picture of hosts, slots and balancers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+UP = "up"
+UNREACHABLE = "unreachable"
+FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class HostStatus:
+    """One inventory host. `state` is up, unreachable, or failed (reached, but it could not be looked at).
+
+    `disk_free` and `disk_total` in bytes, of the file system that holds Docker's images; `uptime` in
+    seconds; `load` the one-minute load. None: not known, or not there.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    address: str
+    state: str
+    reason: str | None = None
+    os: str | None = None
+    kernel: str | None = None
+    cpus: int | None = None
+    load: float | None = None
+    uptime: int | None = None
+    disk_free: int | None = None
+    disk_total: int | None = None
+    reboot_required: bool = False
+    engine: str | None = None
+    driver: str | None = None
+
+
+@dataclass(frozen=True)
+class SlotStatus:
+    """One slot. `state` is the container's (running, restarting, exited, ...), or none without one.
+
+    Memory in MiB, `utilization` in percent, `temperature` in degrees Celsius, `age` in seconds since its
+    start. `health` is the image's own health check's word, None where it has none.
+    """
+
+    name: str
+    host: str
+    index: int
+    uuid: str
+    gpu: str
+    address: str
+    port: int
+    weight: int
+    state: str
+    memory_used: int | None = None
+    memory_total: int | None = None
+    utilization: int | None = None
+    temperature: int | None = None
+    container: str | None = None
+    health: str | None = None
+    exit_code: int | None = None
+    image: str | None = None
+    digest: str | None = None
+    release: str | None = None
+    age: int | None = None
+    restarts: int = 0
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """One slot as one balancer sees it.
+
+    `state` is the balancer's word (ready, drain, maint, down); `jobs` and `queued` count what it holds now;
+    errors count since the balancer's start; `response_time` is its average of late, in milliseconds; `check`
+    the last health check's result.
+    """
+
+    balancer: str
+    server: str
+    state: str
+    weight: int
+    jobs: int = 0
+    queued: int = 0
+    errors_5xx: int = 0
+    errors_connection: int = 0
+    response_time: int | None = None
+    check: str | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it should be: where, what, and what to do."""
+
+    place: str
+    what: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Status:
+    """The fleet at one moment."""
+
+    hosts: tuple[HostStatus, ...] = ()
+    slots: tuple[SlotStatus, ...] = ()
+    servers: tuple[ServerStatus, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """True where nothing is down."""
+        return not self.problems
+
+    @property
+    def unreachable(self) -> bool:
+        """True where a host could not be reached."""
+        return any(host.state == UNREACHABLE for host in self.hosts)
