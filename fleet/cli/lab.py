@@ -84,7 +84,7 @@ def save(
 
 @app.command()
 def status(name: Name = "lab", json: Json = False) -> None:
-    """The lab's hosts, and where its service answers. Exits with 1 when there is no such lab or one is down."""
+    """The lab's hosts, and where its service answers. Exits with 1 where there is none or one is down."""
     from fleet.cli.options import print_json
     from fleet.lab import status as look
 

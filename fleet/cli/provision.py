@@ -192,13 +192,19 @@ def _translate(inventory: Any, view: Any, document: dict[str, Any], as_json: boo
 
 def _extra(pairs: list[str]) -> dict[str, object]:
     """`key=value` pairs; a value is YAML, so numbers and lists keep their type."""
+    import yaml
+
     from fleet.errors import InputError
-    from fleet.playbook.marks import parse
 
     values: dict[str, object] = {}
     for pair in pairs:
-        key, equals, value = pair.partition("=")
+        key, equals, text = pair.partition("=")
         if not equals or not key.isidentifier():
             raise InputError(f"--extra-vars {pair!r} is not key=value", remedy="for example -e lb_port=8080")
-        values[key] = parse(value, f"--extra-vars {key}").plain()
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(
+                f"--extra-vars {key}: the value is not valid YAML: {text!r}", remedy="quote it"
+            ) from error
     return values

@@ -43,7 +43,9 @@ class PlayWork:
 
 def prepare(book: Playbook, inventory: Inventory, options: RunOptions) -> list[PlayWork]:
     """Bind every task to every host. No host is touched; every mistake in the files is raised here."""
-    limited = {host.name for host in inventory.select(options.limit)} if options.limit else None
+    limited = None
+    if options.limit:
+        limited = {host.name for host in inventory.select(options.limit, at_least_one=True)}
     work: list[PlayWork] = []
     for play in book.plays:
         tasks: dict[str, tuple[BoundTask, ...]] = {}
@@ -159,11 +161,7 @@ def _hosts(play: Play, inventory: Inventory) -> tuple[Host, ...]:
     """The play's hosts; a group the inventory lacks means none, so one playbook serves many shapes."""
     if play.hosts in ("gpu", "balancer") and play.hosts not in inventory.groups:
         return ()
-    try:
-        return inventory.select(play.hosts)
-    except InputError as error:
-        error.place = error.place or play.place
-        raise
+    return inventory.select(play.hosts, place=play.place)
 
 
 def _wanted(task: BoundTask, tags: tuple[str, ...]) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fleet.errors import InputError, Place
-from fleet.playbook.marks import Marked, parse
+from fleet.playbook.marks import Marked, read_marked
 from fleet.playbook.model import Play, Playbook, Task
 
 _PLAY_KEYS = ("name", "hosts", "defaults", "vars", "tasks", "handlers")
@@ -20,15 +20,7 @@ def load_playbook(path: Path, modules: Collection[str]) -> Playbook:
 
     Raises InputError with file, line and the nearest known key.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"cannot read playbook: {getattr(error, 'strerror', None) or error}",
-            place=Place(str(path)),
-            remedy="name an existing playbook, or make a starter project with `fleet init DIR`",
-        ) from error
-    root = parse(text, str(path))
+    root = read_marked(path)
     plays = tuple(_play(item, modules) for item in _list(root, "a playbook is a list of plays"))
     if not plays:
         raise InputError("the playbook has no plays", place=root.place, remedy="start it with `- hosts: gpu`")

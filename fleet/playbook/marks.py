@@ -1,11 +1,14 @@
-"""YAML with the place of every value: PyYAML's nodes (YAML 1.1, as Ansible reads it), made typed."""
+"""A YAML file as values that know their place, for playbooks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from fleet.errors import InputError, Place
+from fleet.errors import Place
+from fleet.inventory.document import Document, kind_of, read
+from fleet.inventory.problems import Problems
 
 
 @dataclass(frozen=True)
@@ -19,10 +22,7 @@ class Marked:
     @property
     def kind(self) -> str:
         """What a user would call the value."""
-        if self.value is None:
-            return "nothing"
-        names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false"}
-        return names.get(type(self.value), "a number")
+        return kind_of(self.value)
 
     def plain(self) -> Any:
         """The value without marks."""
@@ -33,57 +33,28 @@ class Marked:
         return self.value
 
 
-def parse(text: str, file: str) -> Marked:
-    """The document in `text`. Raises InputError with file and line on bad YAML or a repeated key."""
-    import yaml
-
-    loader_class: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    loader = loader_class(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return Marked(None, Place(file, 1), Place(file, 1))
-        return _marked(node, loader, file, None)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file)
-        raise InputError(
-            f"not valid YAML: {error.problem or error.context}", place=place, remedy=_hint(str(error))
-        ) from error
-    except yaml.YAMLError as error:
-        raise InputError(f"not valid YAML: {error}", place=Place(file)) from error
-    finally:
-        loader.dispose()
+def read_marked(path: Path) -> Marked:
+    """The document in a file. Raises InputError that lists every mistake in its YAML with its line."""
+    problems = Problems()
+    document = read(path, problems)
+    problems.check()
+    top = Place(str(path), 1)
+    if document is None or document.root is None:
+        return Marked(None, top, top)
+    marked = _marked(document.root, document, None)
+    problems.check()
+    return marked
 
 
-def _marked(node: Any, loader: Any, file: str, key_place: Place | None) -> Marked:
-    import yaml
-
-    place = Place(file, node.start_mark.line + 1, node.start_mark.column + 1)
+def _marked(node: Any, document: Document, key_place: Place | None) -> Marked:
+    place = document.place(node)
     key_place = key_place or place
-    if isinstance(node, yaml.MappingNode):
-        loader.flatten_mapping(node)
-        items: dict[str, Marked] = {}
-        for key_node, value_node in node.value:
-            here = Place(file, key_node.start_mark.line + 1, key_node.start_mark.column + 1)
-            key = loader.construct_object(key_node, deep=True)
-            if isinstance(key, dict | list):
-                raise InputError(
-                    "a key is a mapping or a list", place=here, remedy='quote templates: "{{ name }}"'
-                )
-            if key in items:
-                first = items[key].key_place.line
-                raise InputError(f"key {key!r} stands twice (first on line {first})", place=here)
-            items[key] = _marked(value_node, loader, file, here)
+    if document.is_mapping(node):
+        items = {
+            entry.key: _marked(entry.value_node, document, document.place(entry.key_node))
+            for entry in document.entries(node, "a key")
+        }
         return Marked(items, place, key_place)
-    if isinstance(node, yaml.SequenceNode):
-        return Marked([_marked(child, loader, file, None) for child in node.value], place, key_place)
-    return Marked(loader.construct_object(node, deep=True), place, key_place)
-
-
-def _hint(problem: str) -> str:
-    if "found character '\\t'" in problem or "\\t" in problem:
-        return "indent with spaces, not tabs"
-    if "mapping values are not allowed" in problem:
-        return 'quote a value that holds ": "'
-    return "check the indentation and the quotes on this line and the one before"
+    if isinstance(node.value, list):
+        return Marked([_marked(child, document, None) for child in node.value], place, key_place)
+    return Marked(document.value(node), place, key_place)

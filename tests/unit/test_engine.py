@@ -273,7 +273,7 @@ def test_the_inventory_overrides_a_plays_defaults_and_its_vars_override_the_inve
         ("{name: t, line: {path: a, line: b}, fail: {}}", "exactly one module", 3),
         ("{line: {path: a, line: b}, notify: gone}", "notifies 'gone'", 3),
         ("{line: {path: a, line: b}, when: 'nope == 1'}", "undefined", 3),
-        ("line: {path: a, path: b, line: c}", "key 'path' stands twice", 3),
+        ("line: {path: a, path: b, line: c}", "path stands twice", 3),
         ("line: [a, b", "not valid YAML", None),
     ],
 )
