@@ -40,9 +40,14 @@ def _variables(state: LabState, folder: Folder) -> dict[str, Any]:
             "image": f"{REGISTRY}:5000/{IMAGE}:v1",
             "registry_username": "fleet",
             "registry_password_file": str(folder.file("registry_password")),
-            "registry_ca_file": str(folder.file("ca.crt")),
-            "nvidia_repository": f"http://{REGISTRY}/nvidia",
-            "nvidia_repository_key_file": str(folder.file("apt_key.asc")),
+            "registry_ca": {f"{REGISTRY}:5000": str(folder.file("ca.crt"))},
+            "nvidia_repository": {
+                "name": "nvidia",
+                "uris": f"http://{REGISTRY}/nvidia",
+                "suites": "./",
+                "signed_by": str(folder.file("apt_key.asc")),
+            },
+            "nvidia_driver_packages": ["nvidia-driver-cuda"],
         }
     return variables
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from fleet.errors import InputError, Place
+from fleet.inventory.names import suggest
 from fleet.playbook.marks import Marked, read_marked
 from fleet.playbook.model import Play, Playbook, Task
 
@@ -98,8 +98,8 @@ def _known(keys: Mapping[str, Marked], known: Collection[str], where: str) -> No
 
 def near(word: str, known: Collection[str]) -> str:
     """`; did you mean 'x'?`, or nothing where no known word is near."""
-    close = get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    close = suggest(word, known)
+    return f"; did you mean {close!r}?" if close else ""
 
 
 def _mapping(node: Marked, expected: str) -> Mapping[str, Marked]:
