@@ -67,8 +67,8 @@ CONTAINERS_PROBE = Probe(
     f"""\
 {_NO_ENGINE}\
 set -f
-lists=$({_CURL} -f --fail-early -w '@fleet@' {_LISTS}) || exit $?
-lists=${{lists%@fleet@}}
+lists=$({_CURL} -f --fail-early -w '=fleet=' {_LISTS}) || exit $?
+lists=${{lists%=fleet=}}
 urls=
 ask() {{
   rest=$1
@@ -89,7 +89,7 @@ ask() {{
   done
 }}
 ask "$lists" json
-ask "${{lists##*@fleet@}}" 'logs?stdout=1&stderr=1&tail={LOG_LINES}'
+ask "${{lists##*=fleet=}}" 'logs?stdout=1&stderr=1&tail={LOG_LINES}'
 [ -z "$urls" ] || {_FRAMED} $urls
 """,
 )

@@ -10,6 +10,7 @@ from fleet.model.host import Host
 from fleet.model.slot import Slot
 
 DEFAULT_PORT_BASE = 7860
+_LAST_PORT = 65535
 
 
 def slots_of(host: Host, facts: Facts) -> tuple[Slot, ...] | None:
@@ -22,6 +23,12 @@ def slots_of(host: Host, facts: Facts) -> tuple[Slot, ...] | None:
     if gpus is None:
         return None
     base = port_base(host)
+    if (last := base + max((gpu.index for gpu in gpus), default=0)) > _LAST_PORT:
+        raise InputError(
+            f"{host.name}: slot_port_base {base} leaves no ports for its GPUs (up to {last})",
+            place=host.place,
+            remedy=f"set slot_port_base lower, such as {DEFAULT_PORT_BASE}",
+        )
     return tuple(
         Slot(
             host=host.name,
@@ -40,7 +47,7 @@ def port_base(host: Host) -> int:
     """The host port of GPU 0, from the variable `slot_port_base`; InputError where it is no port."""
     value = host.vars.get("slot_port_base", DEFAULT_PORT_BASE)
     text = str(value).strip()
-    if isinstance(value, bool) or not text.isdecimal() or not 1 <= int(text) <= 65535:
+    if isinstance(value, bool) or not text.isdecimal() or not 1 <= int(text) <= _LAST_PORT:
         raise InputError(
             f"{host.name}: slot_port_base is {value!r}, not a port",
             place=host.place,

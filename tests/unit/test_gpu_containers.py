@@ -1,0 +1,455 @@
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from fleet.errors import TaskError
+from fleet.gpu.container import ContainerSpec, create_body, release_of
+from fleet.model.facts import Answer
+from fleet.model.steps import EngineCall, Run
+from fleet.modules.base import Context
+from fleet.modules.gpu_containers import GpuContainers, GpuContainersArgs
+from tests.unit import gpu_world as world
+from tests.unit.gpu_world import DIGEST, HOST, IMAGE, containers, facts, foreign, inspected, slot
+
+MODULE = GpuContainers()
+ARGS = GpuContainersArgs(image=IMAGE)
+SPEC = ContainerSpec(IMAGE)
+CTX = Context(HOST)
+SETTLE = Run(("sleep", "3"), timeout=33.0)
+OTHER = "sha256:" + "2" * 64
+
+
+def plan(args=ARGS, seen=None):
+    return list(MODULE.plan(args, seen or facts(), CTX))
+
+
+def both(**changed):
+    """The right containers on both GPUs; `changed` tells how the first differs."""
+    return inspected(SPEC, slot(0), **changed), inspected(SPEC, slot(1))
+
+
+def stop(name, timeout=120):
+    return EngineCall("stop", {"name": name, "timeout": timeout})
+
+
+def remove(name):
+    return EngineCall("remove", {"name": name})
+
+
+def create(index, spec=SPEC, place=None, digest=DIGEST):
+    place = place or slot(index)
+    body = create_body(spec, place, digest)
+    return EngineCall("create", {"name": f"fleet-gpu-01-{index}", "body": body})
+
+
+def start(index):
+    return EngineCall("start", {"name": f"fleet-gpu-01-{index}"})
+
+
+def test_each_gpu_gets_its_container():
+    first, second = plan()
+    assert first.summary == f"start fleet-gpu-01-0 on GPU 0 (Tesla T4): {IMAGE}"
+    assert first.steps == (create(0), start(0))
+    assert second.steps == (create(1), start(1), SETTLE)
+
+
+def test_the_engine_is_told_everything():
+    args = GpuContainersArgs(
+        image=IMAGE,
+        container_port=8080,
+        bind="10.0.0.1",
+        command=("serve", "--fast"),
+        env={"B": "2", "A": 1},
+        volumes=("/srv/models:/models:ro",),
+        tmpfs=("/tmp",),
+        restart="always",
+        init=False,
+        stop_timeout=60,
+        shm_size="1GiB",
+        log_max_size="10m",
+        log_max_file=5,
+        user="1000",
+        read_only=True,
+        network="translators",
+        settle=0,
+    )
+    (change,) = plan(args, facts(gpus=1))
+    call, _ = change.steps
+    spec = ContainerSpec(
+        IMAGE,
+        8080,
+        "10.0.0.1",
+        ("serve", "--fast"),
+        {"A": "1", "B": "2"},
+        ("/srv/models:/models:ro",),
+        ("/tmp",),
+        "always",
+        False,
+        60,
+        2**30,
+        "10m",
+        5,
+        "1000",
+        True,
+        "translators",
+    )
+    assert call.arguments["name"] == "fleet-gpu-01-0"
+    assert call.arguments["body"] == {
+        "Image": IMAGE,
+        "Cmd": ["serve", "--fast"],
+        "Env": ["A=1", "B=2"],
+        "User": "1000",
+        "StopTimeout": 60,
+        "ExposedPorts": {"8080/tcp": {}},
+        "Labels": {
+            "fleet.slot": "gpu-01-0",
+            "fleet.release": release_of(spec, DIGEST),
+            "fleet.image": IMAGE,
+            "fleet.digest": DIGEST,
+            "fleet.gpu": world.uuid(0),
+        },
+        "HostConfig": {
+            "PortBindings": {"8080/tcp": [{"HostIp": "10.0.0.1", "HostPort": "7860"}]},
+            "DeviceRequests": [{"Driver": "cdi", "DeviceIDs": [f"nvidia.com/gpu={world.uuid(0)}"]}],
+            "RestartPolicy": {"Name": "always"},
+            "Init": False,
+            "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "5"}},
+            "NetworkMode": "translators",
+            "Binds": ["/srv/models:/models:ro"],
+            "Tmpfs": {"/tmp": ""},
+            "ShmSize": 2**30,
+            "ReadonlyRootfs": True,
+        },
+    }
+
+
+def test_a_second_run_changes_nothing():
+    assert plan(seen=facts(*both())) == []
+
+
+def test_order_and_defaults_have_no_meaning():
+    spec = replace(SPEC, env={"A": "1", "B": "2"}, volumes=("/a:/a", "/b:/b"))
+    args = GpuContainersArgs(
+        image=IMAGE,
+        env={"B": 2, "A": "1"},
+        volumes=("/b:/b", "/a:/a"),
+        stop_timeout=120,
+        restart="unless-stopped",
+    )
+    assert plan(args, facts(inspected(spec, slot(0)), gpus=1)) == []
+
+
+def test_the_hash_is_stable():
+    # Another value would replace every container of every fleet at the next upgrade of this program.
+    assert release_of(SPEC, DIGEST) == "df68fddee9471ffd"
+    assert release_of(replace(SPEC, image="mirror.example/same:v1"), DIGEST) == release_of(SPEC, DIGEST)
+    assert release_of(replace(SPEC, command=("b", "a")), DIGEST) != release_of(
+        replace(SPEC, command=("a", "b")), DIGEST
+    )
+
+
+def test_a_missing_one_is_started_alone():
+    (change,) = plan(seen=facts(both()[1]))
+    assert change.steps == (create(0), start(0), SETTLE)
+
+
+def test_a_moved_tag_replaces_one_after_the_other():
+    seen = facts(*both(), docker_images=world.images(digests=[OTHER]))
+    first, second = plan(seen=seen)
+    name = "fleet-gpu-01-0"
+    assert first.summary == f"replace {name}: other digest"
+    assert first.diff == f"{name}\n  digest       {DIGEST} -> {OTHER}"
+    assert first.steps == (stop(name), remove(name), create(0, digest=OTHER), start(0))
+    assert second.steps[-1] == SETTLE
+
+
+def test_an_image_with_another_name_for_the_same_bytes_replaces_nothing():
+    index = "sha256:" + "0" * 64
+    assert plan(seen=facts(*both(), docker_images=world.images(digests=[index, DIGEST]))) == []
+
+
+def test_an_image_loaded_from_a_file_is_known_by_its_id():
+    seen = facts(docker_images=world.images(digests=()), gpus=1)
+    (change,) = plan(seen=seen)
+    assert change.steps[0] == create(0, digest=world.IMAGE_ID)
+    # Pulled later, it has a digest as well: still the same bytes.
+    same = inspected(SPEC, slot(0), digest=world.IMAGE_ID)
+    assert plan(seen=facts(same, gpus=1)) == []
+
+
+def test_the_difference_is_shown_without_secrets():
+    old = replace(SPEC, env={"HF_TOKEN": "hf_old", "LANGS": "de,fr", "GONE": "1"})
+    args = GpuContainersArgs(image=IMAGE, env={"HF_TOKEN": "hf_new", "LANGS": "de", "API_KEY": "k"}, settle=0)
+    (change,) = plan(args, facts(inspected(old, slot(0)), gpus=1))
+    assert change.summary == "replace fleet-gpu-01-0: other env.API_KEY, env.HF_TOKEN, env.LANGS"
+    assert change.diff.splitlines()[1:] == [
+        "  env.API_KEY  (none) -> (hidden)",
+        "  env.HF_TOKEN (hidden) -> (hidden)",
+        "  env.LANGS    de,fr -> de",
+    ]
+
+
+def test_a_new_container_shows_no_secrets_either():
+    args = GpuContainersArgs(image=IMAGE, env={"DB_PASSWORD": "hunter2", "LANGS": "de"})
+    (change,) = plan(args, facts(gpus=1))
+    assert "hunter2" not in change.diff
+    assert "  env.LANGS    de" in change.diff.splitlines()
+
+
+def test_a_setting_taken_back_is_a_difference():
+    old = replace(SPEC, tmpfs=("/tmp",))
+    (change,) = plan(seen=facts(inspected(old, slot(0)), gpus=1))
+    assert change.summary == "replace fleet-gpu-01-0: other settings"
+    assert release_of(old, DIGEST) in change.diff
+
+
+def test_another_gpu_or_port_is_seen_behind_right_labels():
+    wrong = inspected(SPEC, slot(0))
+    wrong["HostConfig"]["DeviceRequests"][0]["DeviceIDs"] = ["nvidia.com/gpu=all"]
+    (change,) = plan(seen=facts(wrong, gpus=1))
+    assert change.summary == "replace fleet-gpu-01-0: other gpu"
+    moved = inspected(SPEC, slot(0, port=9000))
+    (change,) = plan(seen=facts(moved, gpus=1))
+    assert change.diff.splitlines()[1:] == ["  port         9000:7860/tcp -> 7860:7860/tcp"]
+
+
+def test_a_stopped_one_is_started():
+    seen = facts(*both(state="exited", exit_code=137, finished="2026-03-01T11:59:59Z"))
+    (change,) = plan(seen=seen)
+    assert change.summary == "start fleet-gpu-01-0: it had ended with exit code 137"
+    assert change.steps == (start(0), SETTLE)
+
+
+def test_one_that_was_never_started_is_started():
+    (change,) = plan(seen=facts(*both(state="created")))
+    assert change.steps == (start(0), SETTLE)
+
+
+def test_a_stopped_wrong_one_is_removed_without_a_stop():
+    old = inspected(replace(SPEC, user="7"), slot(0), state="exited")
+    (change,) = plan(seen=facts(old, gpus=1))
+    assert change.steps[:2] == (remove("fleet-gpu-01-0"), create(0))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"state": "restarting", "exit_code": 3, "restarts": 4},
+        {"state": "exited", "exit_code": 3, "finished": "2026-03-01T11:59:58Z"},
+        {"state": "exited", "exit_code": 137, "oom": True, "finished": "2026-03-01T11:59:58Z"},
+        {"state": "running", "restarts": 2, "started": "2026-03-01T11:59:59.5Z"},
+    ],
+)
+def test_one_that_does_not_stay_up_fails_with_its_log(how):
+    broken = inspected(SPEC, slot(0), **how)
+    log = world.log_frames("loading", "CUDA out of memory")
+    seen = facts(gpus=1, docker_containers=containers(broken, logs={"fleet-gpu-01-0": log}))
+    with pytest.raises(TaskError, match="fleet-gpu-01-0") as caught:
+        plan(seen=seen)
+    assert caught.value.output == "loading\nCUDA out of memory\n"
+    assert "docker logs fleet-gpu-01-0" in caught.value.remedy
+
+
+def test_a_broken_one_is_replaced_by_another_image():
+    broken = inspected(replace(SPEC, user="7"), slot(0), state="restarting", exit_code=1)
+    (change,) = plan(seen=facts(broken, gpus=1))
+    assert change.steps[:3] == (stop("fleet-gpu-01-0"), remove("fleet-gpu-01-0"), create(0))
+
+
+def test_one_that_ended_long_ago_gets_another_chance():
+    old = inspected(SPEC, slot(0), state="exited", exit_code=3, finished="2026-03-01T10:00:00Z")
+    (change,) = plan(seen=facts(old, gpus=1))
+    assert change.steps == (start(0), SETTLE)
+
+
+def test_a_paused_one_is_left_to_who_paused_it():
+    with pytest.raises(TaskError, match="paused"):
+        plan(seen=facts(*both(state="paused")))
+
+
+def test_what_runs_for_a_gpu_that_is_gone_is_removed():
+    (change,) = plan(seen=facts(*both(), gpus=1))
+    assert change.summary == "remove fleet-gpu-01-1: no GPU is slot gpu-01-1"
+    assert change.steps == (stop("fleet-gpu-01-1"), remove("fleet-gpu-01-1"))
+
+
+def test_a_second_container_on_a_gpu_is_removed():
+    second = inspected(replace(SPEC, user="7"), slot(0), name="fleet-gpu-01-0-old")
+    (change,) = plan(seen=facts(*both(), second))
+    assert change.steps == (stop("fleet-gpu-01-0-old"), remove("fleet-gpu-01-0-old"))
+
+
+def test_a_stopped_one_kept_for_rollback_stays():
+    kept = inspected(replace(SPEC, user="7"), slot(0), name="fleet-gpu-01-0-blue", state="exited")
+    assert plan(seen=facts(*both(), kept)) == []
+
+
+def test_a_right_one_under_another_name_is_accepted():
+    green = inspected(SPEC, slot(0), name="fleet-gpu-01-0-green")
+    blue = inspected(replace(SPEC, user="7"), slot(0), state="exited")
+    assert plan(seen=facts(green, blue, gpus=1)) == []
+
+
+def test_a_kept_one_gives_up_its_name():
+    wrong = inspected(replace(SPEC, user="8"), slot(0), name="fleet-gpu-01-0-green")
+    kept = inspected(replace(SPEC, user="7"), slot(0), state="exited")
+    (change,) = plan(seen=facts(wrong, kept, gpus=1))
+    assert change.steps[:4] == (
+        remove("fleet-gpu-01-0"),
+        stop("fleet-gpu-01-0-green"),
+        remove("fleet-gpu-01-0-green"),
+        create(0),
+    )
+
+
+def test_renumbered_gpus_are_freed_before_they_are_used():
+    swapped = (
+        inspected(SPEC, replace(slot(0), uuid=world.uuid(1))),
+        inspected(SPEC, replace(slot(1), uuid=world.uuid(0))),
+    )
+    changes = plan(seen=facts(*swapped))
+    assert [step.operation for change in changes for step in change.steps[:2]] == [
+        *("stop", "remove"),
+        *("stop", "remove"),
+        *("create", "start"),
+        *("create", "start"),
+    ]
+
+
+def test_moved_ports_are_freed_before_they_are_used():
+    shifted = (inspected(SPEC, slot(0, port=7861)), inspected(SPEC, slot(1, port=7862)))
+    changes = plan(seen=facts(*shifted))
+    assert [change.summary.split(":")[0] for change in changes] == [
+        "remove fleet-gpu-01-0",
+        "start fleet-gpu-01-0 on GPU 0 (Tesla T4)",
+        "replace fleet-gpu-01-1",
+    ]
+
+
+def test_too_little_memory_is_refused_by_name():
+    with pytest.raises(TaskError) as caught:
+        plan(GpuContainersArgs(image=IMAGE, memory_min="16GiB"))
+    assert caught.value.message == (
+        f"GPU 0 of gpu-01 (Tesla T4, {world.uuid(0)}) has 15.0 GiB of memory, "
+        f"{IMAGE} needs 16.0 GiB (memory_min)"
+    )
+    assert plan(GpuContainersArgs(image=IMAGE, memory_min="15GiB"))
+
+
+def test_unknown_memory_is_no_reason_to_refuse():
+    gpu = Answer(0, world.gpu_line(0, name="NVIDIA GB10", total="[N/A]").encode())
+    assert plan(GpuContainersArgs(image=IMAGE, memory_min="16GiB"), facts(gpu=gpu))
+
+
+def test_mig_and_no_gpu_are_refused():
+    gpu = Answer(0, world.gpu_line(0, mig="Enabled").encode())
+    with pytest.raises(TaskError, match="MIG"):
+        plan(seen=facts(gpu=gpu))
+    with pytest.raises(TaskError, match="finds no GPU"):
+        plan(seen=facts(gpu=Answer(6, b"No devices were found\n")))
+
+
+@pytest.mark.parametrize(
+    ("answers", "when"),
+    [
+        ({"gpu": Answer(127)}, "once the NVIDIA driver works (nvidia-smi is not installed)"),
+        ({"docker_engine": Answer(7)}, "on each of 2 GPUs, once the Docker Engine runs"),
+        ({"docker_engine": Answer(127)}, "on each of 2 GPUs, once the Docker Engine runs"),
+        ({"docker_containers": Answer(7)}, "on each of 2 GPUs, once the Docker Engine runs"),
+        ({"docker_engine": world.engine(cdi=False)}, "once the Docker Engine has CDI"),
+        ({"docker_images": world.images(tag="other:v1")}, "on each of 2 GPUs, once it is pulled"),
+    ],
+)
+def test_what_cannot_be_known_yet_is_deferred(answers, when):
+    (change,) = plan(seen=facts(**answers))
+    assert change.deferred
+    assert when in change.summary
+
+
+def test_older_engines_use_the_nvidia_runtime():
+    seen = facts(gpus=1, docker_engine=world.engine("24.0.7", cdi=False, runtimes=["nvidia", "runc"]))
+    (change,) = plan(seen=seen)
+    spec = replace(SPEC, gpu_driver="nvidia")
+    assert change.steps[0] == create(0, spec)
+    assert change.steps[0].arguments["body"]["HostConfig"]["DeviceRequests"] == [
+        {"Driver": "nvidia", "DeviceIDs": [world.uuid(0)], "Capabilities": [["gpu"]]}
+    ]
+    old = world.engine("24.0.7", cdi=False)
+    with pytest.raises(TaskError, match=r"24\.0\.7 has no CDI"):
+        plan(GpuContainersArgs(image=IMAGE, gpu_driver="cdi"), facts(docker_engine=old))
+
+
+def test_a_foreign_name_is_refused():
+    with pytest.raises(TaskError, match=r"fleet-gpu-01-0 exists that fleet did not create"):
+        plan(seen=facts(foreign("fleet-gpu-01-0")))
+
+
+def test_a_foreign_port_is_refused_by_name():
+    bindings = {"80/tcp": [{"HostIp": "", "HostPort": "7861"}]}
+    with pytest.raises(
+        TaskError, match=r"port 7861 of slot gpu-01-1 is taken by the container web \(other:1\)"
+    ):
+        plan(seen=facts(foreign("web", PortBindings=bindings)))
+
+
+def test_the_same_port_on_another_address_is_free():
+    bindings = {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "7860"}]}
+    assert plan(GpuContainersArgs(image=IMAGE, bind="10.0.0.1"), facts(foreign("web", PortBindings=bindings)))
+
+
+@pytest.mark.parametrize("token", [world.uuid(1), "1"])
+def test_a_foreign_container_on_a_gpu_is_refused_by_name(token):
+    request = [{"Driver": "", "DeviceIDs": [token], "Capabilities": [["gpu"]]}]
+    seen = facts(foreign("trainer", DeviceRequests=request))
+    with pytest.raises(TaskError, match=r"GPU 1 of gpu-01 .* is in use by container trainer \(other:1\)"):
+        plan(seen=seen)
+    assert len(plan(GpuContainersArgs(image=IMAGE, share_gpu=True), seen)) == 2
+
+
+def test_monitoring_that_sees_all_gpus_is_welcome():
+    request = [{"Driver": "nvidia", "Count": -1, "Capabilities": [["gpu"]]}]
+    assert len(plan(seen=facts(foreign("dcgm-exporter", DeviceRequests=request)))) == 2
+
+
+def test_a_foreign_process_on_a_gpu_is_refused_by_name():
+    used = Answer(0, f"{world.uuid(0)}, 4711, 9000, python3\t0::/user.slice\n".encode())
+    with pytest.raises(TaskError, match=r"in use by python3 \(process 4711, 9000 MiB\)"):
+        plan(seen=facts(gpu_processes=used))
+
+
+def test_our_own_process_may_be_replaced_and_one_beside_a_right_container_disturbs_nothing():
+    old = inspected(replace(SPEC, user="7"), slot(0))
+    own = Answer(0, f"{world.uuid(0)}, 12, 9000, python3\t0::/docker/{old['Id']}\n".encode())
+    assert len(plan(seen=facts(old, gpus=1, gpu_processes=own))) == 1
+    alien = Answer(0, f"{world.uuid(0)}, 12, 9000, python3\t0::/user.slice\n".encode())
+    assert plan(seen=facts(*both(), gpu_processes=alien)) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"image": ""}, "image"),
+        ({"image": "a b"}, "image"),
+        ({"container_port": 0}, "container_port"),
+        ({"memory_min": "much"}, "memory_min: 'much'"),
+        ({"shm_size": "x"}, "shm_size"),
+        ({"log_max_size": "10 MB"}, "log_max_size"),
+        ({"log_max_file": 0}, "log_max_file"),
+        ({"stop_timeout": -1}, "stop_timeout"),
+        ({"network": "host"}, "bridge network"),
+        ({"volumes": ["models"]}, "'models' is not"),
+        ({"volumes": ["a:b"]}, "'a:b' is not"),
+        ({"env": {"A": True}}, r"\$\.env"),
+        ({"env": {"A": 1.1}}, r"\$\.env"),
+        ({"restart": "sometimes"}, r"\$\.restart"),
+        ({"ports": [80]}, "ports"),
+    ],
+)
+def test_wrong_arguments_are_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        msgspec.convert({"image": IMAGE, **wrong}, GpuContainersArgs)
+
+
+def test_the_probes_are_all_that_the_plan_reads():
+    assert {probe.key for probe in MODULE.probes(ARGS, CTX)} == set(facts())
