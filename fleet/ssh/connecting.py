@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from fleet.ssh import failures, stack
 from fleet.ssh.auth import Login
 from fleet.ssh.gateways import Release
-from fleet.ssh.known_hosts import KnownKey, Pinned, known_name
+from fleet.ssh.known_hosts import Pinned
 from fleet.ssh.settings import SshSettings
 from fleet.ssh.sockets import proxy_command, tcp
 from fleet.ssh.target import Target
 
 if TYPE_CHECKING:
     from fabric import Config, Connection
-    from paramiko import Channel, PKey, Transport
+    from paramiko import Channel, Transport
 
 _AUTH_TIMEOUT = 30.0
 _RSA = ("rsa-sha2-512", "rsa-sha2-256")
@@ -76,7 +76,8 @@ def _handshake(
     target: Target, login: Login, pinned: Pinned, exact: bool, sock: socket.socket | Channel
 ) -> Connection:
     from fabric import Connection
-    from paramiko import RejectPolicy
+
+    from fleet.ssh.policy import PinnedOnly
 
     connection = Connection(
         host=target.hostname if target.hostname.count(":") != 1 else f"[{target.hostname}]",
@@ -95,32 +96,14 @@ def _handshake(
             "transport_factory": functools.partial(_transport, key_algorithms(pinned.types)),
         },
     )
-    client = connection.client
     # Fabric's own default accepts every key, even one that changed.
-    client.set_missing_host_key_policy(RejectPolicy())
-    name = known_name(target.hostname, target.port)
-    for key in pinned.keys:
-        if (decoded := decode(key)) is not None:
-            client.get_host_keys().add(name, key.type, decoded)
+    connection.client.set_missing_host_key_policy(PinnedOnly(pinned))
     try:
         connection.open()
     except Exception as error:
-        shown = _shown_key(client)
-        client.close()
-        raise failures.explain(target, error, shown, pinned, exact) from error
+        connection.client.close()
+        raise failures.explain(target, error, pinned, exact) from error
     return connection
-
-
-def decode(key: KnownKey) -> PKey | None:
-    """The key of a known_hosts line; None where it is of a kind Paramiko does not know."""
-    from base64 import b64decode
-
-    from paramiko import PKey
-
-    try:
-        return PKey.from_type_string(key.type, b64decode(key.base64))
-    except Exception:  # unknown kinds and broken numbers alike: a line that pins nothing
-        return None
 
 
 def _transport(key_types: tuple[str, ...], sock: Any, **options: Any) -> Transport:
@@ -129,14 +112,6 @@ def _transport(key_types: tuple[str, ...], sock: Any, **options: Any) -> Transpo
     transport = Transport(sock, **options)
     transport.get_security_options().key_types = key_types
     return transport
-
-
-def _shown_key(client: Any) -> PKey | None:
-    transport = client.get_transport()
-    try:
-        return transport.get_remote_server_key() if transport else None
-    except Exception:  # the handshake did not get as far
-        return None
 
 
 _config_lock = threading.Lock()

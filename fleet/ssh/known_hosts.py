@@ -41,7 +41,9 @@ class Pinned:
 
 
 @dataclass(frozen=True)
-class _Line:
+class Line:
+    """One line of a known_hosts file; `marker` is empty, "@revoked" or "@cert-authority"."""
+
     marker: str
     names: tuple[str, ...]
     key: KnownKey
@@ -57,13 +59,17 @@ class _Line:
                 hit = _hashed(name, pattern) if pattern.startswith("|1|") else _glob(name, pattern)
         return hit
 
+    def names_exactly(self, pattern: str, name: str) -> bool:
+        """True where one of the line's names stands for this one host alone."""
+        return pattern == name.lower() or (pattern.startswith("|1|") and _hashed(name, pattern))
+
 
 class KnownHosts:
     """The lines of several files, later looked up by name; shared by all connections of a run."""
 
     def __init__(self, files: Iterable[Path] = ()) -> None:
-        self._exact: dict[str, list[_Line]] = {}
-        self._others: list[_Line] = []
+        self._exact: dict[str, list[Line]] = {}
+        self._others: list[Line] = []
         for file in dict.fromkeys(files):
             self._read(file)
 
@@ -92,7 +98,7 @@ class KnownHosts:
                     self._exact.setdefault(name, []).append(line)
 
 
-def parse_line(raw: str, file: str = "", number: int = 0) -> _Line | None:
+def parse_line(raw: str, file: str = "", number: int = 0) -> Line | None:
     """One line of a known_hosts file, or None where it holds no key."""
     words = raw.split()
     marker = words.pop(0) if words and words[0].startswith("@") else ""
@@ -103,7 +109,7 @@ def parse_line(raw: str, file: str = "", number: int = 0) -> _Line | None:
     except (binascii.Error, UnicodeEncodeError):
         return None
     names = tuple(n if n.startswith("|1|") else n.lower() for n in words[0].split(",") if n)
-    return _Line(marker, names, KnownKey(words[1], words[2], file, number))
+    return Line(marker, names, KnownKey(words[1], words[2], file, number))
 
 
 def known_name(host: str, port: int) -> str:
