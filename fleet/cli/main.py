@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from typing import Annotated
 
 import typer
 
-from fleet.cli import init, inventory, lab, provision, status, trust
+from fleet.cli import init, inventory, lab, provision, status, translate, trust
 from fleet.errors import ExitCode, FleetError
 
 app = typer.Typer(
@@ -38,12 +39,22 @@ def root(
     """Typer needs a function to hang the global options on."""
 
 
-app.command("init")(init.init)
-app.command("inventory")(inventory.inventory)
-app.command("trust")(trust.trust)
-app.command("provision")(provision.provision)
-app.command("run")(provision.run_playbook)
-app.command("status")(status.status)
+def _flowing(doc: str | None) -> str:
+    """A docstring as help text: paragraphs flow, but those that start with a backspace keep their lines."""
+    paragraphs = inspect.cleandoc(doc or "").split("\n\n")
+    return "\n\n".join(text if text.startswith("\b") else " ".join(text.split("\n")) for text in paragraphs)
+
+
+for command in (
+    init.init,
+    inventory.inventory,
+    trust.trust,
+    provision.provision,
+    provision.run_playbook,
+    status.status,
+    translate.translate,
+):
+    app.command(command.__name__.removesuffix("_playbook"), help=_flowing(command.__doc__))(command)
 app.add_typer(lab.app, name="lab")
 
 

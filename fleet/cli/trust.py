@@ -1,0 +1,51 @@
+"""`fleet trust`: the hosts' SSH keys, seen and pinned."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fleet.cli.options import ConnectTimeout, Inventories, Json, Limit
+
+
+def trust(
+    inventory: Inventories = None,
+    limit: Limit = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Pin new keys without asking.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Pin changed keys, too: after a host was set up anew.")
+    ] = False,
+    connect_timeout: ConnectTimeout = 10.0,
+    json: Json = False,
+) -> None:
+    """Show the hosts' SSH key fingerprints and pin them after a yes.
+
+    Compare a fingerprint with what the host's console or your provider shows: `ssh-keygen -lf
+    /etc/ssh/ssh_host_ed25519_key.pub` on the host. A key that changed since it was pinned is never replaced
+    without --replace.
+    """
+    from fleet.cli.options import open_inventory, print_json
+    from fleet.console.trust import show_keys
+    from fleet.errors import ExitCode
+    from fleet.trust import pin_keys, scan_hosts
+
+    loaded = open_inventory(inventory)
+    hosts = loaded.select(limit, at_least_one=True) if limit else tuple(loaded.hosts.values())
+    scans = scan_hosts(hosts, connect_timeout)
+    if not json:
+        show_keys(scans)
+    wanted = [scan for scan in scans if scan.new or (replace and scan.changed)]
+    agreed = bool(wanted) and (
+        yes or (not json and typer.confirm(f"Pin the keys of {len(wanted)} hosts?", err=True))
+    )
+    if agreed:
+        for path in pin_keys(wanted, replace=replace):
+            typer.echo(f"pinned in {path}", err=True)
+    left = [scan for scan in scans if scan.changed and not (agreed and replace)]
+    if json:
+        print_json({"hosts": [scan.as_json() for scan in scans], "pinned": agreed})
+    if any(scan.error for scan in scans):
+        raise typer.Exit(int(ExitCode.UNREACHABLE))
+    if left or (wanted and not agreed):
+        raise typer.Exit(int(ExitCode.HOST_FAILED))
