@@ -20,20 +20,21 @@ def fingerprint(blob: bytes) -> str:
     return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
 
 
-def explain(target: Target, error: Exception, shown: PKey | None, pinned: Pinned, exact: bool) -> FleetError:
+def explain(target: Target, error: Exception, pinned: Pinned, exact: bool) -> FleetError:
     """The error to raise for a failed handshake.
 
-    `shown` is the key the host showed, `exact` whether `pinned` stands under the target's own name.
+    `exact` is whether `pinned` stands under the target's own name.
     """
-    from paramiko import BadHostKeyException
     from paramiko.ssh_exception import IncompatiblePeer
+
+    from fleet.ssh.policy import UnpinnedKeyError
 
     if isinstance(error, FleetError):
         return error
-    if isinstance(error, BadHostKeyException) and exact:
-        return _changed(target, error.key, pinned)
-    if shown is not None and (isinstance(error, BadHostKeyException) or _not_known(error)):
-        return _unknown(target, shown, pinned)
+    if isinstance(error, UnpinnedKeyError):
+        if pinned.keys and exact and not _revoked(error.key, pinned):
+            return _changed(target, error.key, pinned)
+        return _unknown(target, error.key, pinned)
     if isinstance(error, LoginFailed):
         return _login_failed(target, error)
     if isinstance(error, IncompatiblePeer):
@@ -45,8 +46,8 @@ def explain(target: Target, error: Exception, shown: PKey | None, pinned: Pinned
     return _broken(target, error)
 
 
-def _not_known(error: Exception) -> bool:
-    return "not found in known_hosts" in str(error)
+def _revoked(shown: PKey, pinned: Pinned) -> bool:
+    return any(key.base64 == shown.get_base64() for key in pinned.revoked)
 
 
 def _changed(target: Target, shown: PKey, pinned: Pinned) -> UnreachableError:
@@ -65,7 +66,7 @@ def _changed(target: Target, shown: PKey, pinned: Pinned) -> UnreachableError:
 
 def _unknown(target: Target, shown: PKey, pinned: Pinned) -> UnreachableError:
     print_ = fingerprint(shown.asbytes())
-    if any(key.base64 == shown.get_base64() for key in pinned.revoked):
+    if _revoked(shown, pinned):
         return UnreachableError(
             f"{target.name}: {target.address} shows a host key that is marked as revoked",
             output=f"{shown.get_name()} {print_}",

@@ -59,10 +59,6 @@ class Line:
                 hit = _hashed(name, pattern) if pattern.startswith("|1|") else _glob(name, pattern)
         return hit
 
-    def names_exactly(self, pattern: str, name: str) -> bool:
-        """True where one of the line's names stands for this one host alone."""
-        return pattern == name.lower() or (pattern.startswith("|1|") and _hashed(name, pattern))
-
 
 class KnownHosts:
     """The lines of several files, later looked up by name; shared by all connections of a run."""
@@ -115,6 +111,11 @@ def parse_line(raw: str, file: str = "", number: int = 0) -> Line | None:
 def known_name(host: str, port: int) -> str:
     """The name of a host in known_hosts: plain on port 22, else `[host]:port`."""
     return host.lower() if port == 22 else f"[{host.lower()}]:{port}"
+
+
+def stands_for(pattern: str, name: str) -> bool:
+    """True where a name in a line means this one host alone, in plain or hashed."""
+    return pattern == name.lower() or (pattern.startswith("|1|") and _hashed(name, pattern))
 
 
 def _glob(name: str, pattern: str) -> bool:

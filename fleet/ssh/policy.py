@@ -28,7 +28,9 @@ class PinnedOnly(RejectPolicy):
     def __init__(self, pinned: Pinned) -> None:
         self._pinned = pinned
 
-    def missing_host_key(self, client: SSHClient, hostname: str, key: PKey) -> None:
+    def missing_host_key(  # type: ignore[override]
+        self, client: SSHClient, hostname: str, key: PKey
+    ) -> None:
         """Raise UnpinnedKeyError unless the key is pinned."""
         shown = KnownKey(key.get_name(), key.get_base64())
         if shown in self._pinned.revoked or shown not in self._pinned.keys:

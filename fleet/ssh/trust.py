@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fleet.errors import InputError, UnreachableError
 from fleet.model.host import Host
-from fleet.ssh.known_hosts import KnownKey, parse_line
+from fleet.ssh.known_hosts import KnownKey, parse_line, stands_for
 from fleet.ssh.settings import SshSettings
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def scan(host: Host, timeout: float = 10.0, settings: SshSettings | None = None)
             status = _status(key, pinned.keys, exact)
             shown.append(ScannedKey(key.type, key.base64, print_, status, target.known_name))
     if not shown and trouble:
-        raise failures.explain(target, trouble[0], None, pinned, exact) from trouble[0]
+        raise failures.explain(target, trouble[0], pinned, exact) from trouble[0]
     if not shown:
         raise UnreachableError(
             f"{target.name}: {target.address} has no host key of a kind that is still spoken",
@@ -188,7 +188,7 @@ def _without(line: str, changed: Sequence[ScannedKey]) -> str | None:
     gone = [key.name for key in changed if key.type == parsed.key.type and parsed.matches(key.name)]
     if not gone:
         return line
-    names = [name for name in parsed.names if not any(parsed.names_exactly(name, old) for old in gone)]
+    names = [name for name in parsed.names if not any(stands_for(name, old) for old in gone)]
     rest = line.split(None, 1)[1]
     return f"{','.join(names)} {rest}" if names else None
 
