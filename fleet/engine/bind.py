@@ -107,15 +107,23 @@ def _bind_one(
         for condition in task.when:
             if not holds(condition, variables, task.place):
                 return BoundTask(play.name, task, name, None, None, ctx, skipped=f"when: {condition}")
-        rendered = {
-            key: evaluate(value, variables, task.places.get(key, task.place))
-            for key, value in task.args.items()
-        }
+        rendered = _rendered(task, variables)
     except FleetError as error:
         error.message = f"task {task.name!r}, host {host.name}: {error.message}"
         raise
     module = load(task.module)
     return BoundTask(play.name, task, name, module, _typed(task, module, rendered, host), ctx)
+
+
+def _rendered(task: Task, variables: Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(task.args, str):
+        whole = evaluate(task.args, variables, task.place)
+        if not isinstance(whole, Mapping):
+            raise InputError(f"{task.args} gives {whole!r}, not a mapping of arguments", place=task.place)
+        return whole
+    return {
+        key: evaluate(value, variables, task.places.get(key, task.place)) for key, value in task.args.items()
+    }
 
 
 def _typed(task: Task, module: Module[Any], rendered: Mapping[str, Any], host: Host) -> Args:

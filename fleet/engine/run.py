@@ -102,6 +102,8 @@ def run(
         for number, item in enumerate(work):
             if stop.is_set():
                 break
+            if not item.tasks:
+                continue
             listen(PlayStarted(item.play.name, tuple(item.tasks)))
             futures = [
                 pool.submit(_work, runs[name], item, fleet, observed[name] if number == 0 else None)

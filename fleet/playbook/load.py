@@ -65,9 +65,11 @@ def _task(node: Marked, modules: Collection[str]) -> Task:
         raise InputError(f"a task has exactly one module, this one has {found}", place=node.place)
     module = named[0]
     given = keys[module]
-    args: Mapping[str, Any] = {}
+    args: Mapping[str, Any] | str = {}
     places: dict[str, Place] = {}
-    if given.plain() is not None:
+    if isinstance(given.value, str) and given.value.strip().startswith("{{"):
+        args = given.value
+    elif given.value is not None:
         arguments = _mapping(given, f"the arguments of {module} are a mapping")
         args = {key: value.plain() for key, value in arguments.items()}
         places = {key: value.key_place for key, value in arguments.items()}

@@ -12,7 +12,7 @@ from fleet.errors import Place
 
 @dataclass(frozen=True)
 class Task:
-    """One task: a module and its arguments, not yet templated.
+    """One task: a module and its arguments, not yet templated (a lone template may stand for them all).
 
     `places` maps argument names to where they stand. `loop` is a list, or a template giving one; each
     item is `item` in the task's templates. `when` are Jinja expressions which must all be true.
@@ -20,7 +20,7 @@ class Task:
 
     name: str
     module: str
-    args: Mapping[str, Any]
+    args: Mapping[str, Any] | str
     place: Place
     places: Mapping[str, Place] = field(default_factory=dict)
     when: tuple[str, ...] = ()
