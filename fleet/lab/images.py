@@ -46,7 +46,7 @@ def host_image(client: DockerClient, debian: str, assets: Path, report: Report) 
     base = root_filesystem(
         client, f"fleet-lab-debian:{debian}", SUITES[debian], "minbase", _HOST_PACKAGES, report
     )
-    return build(client, f"fleet-lab-base:{debian}", assets / "host", {"BASE": base}, report)
+    return build_on(client, f"fleet-lab-base:{debian}", assets / "host", base, report)
 
 
 def root_filesystem(
@@ -96,22 +96,15 @@ def build(
     tag: str,
     context: Path,
     arguments: Mapping[str, str],
-    report: Report,
     *,
-    dockerfile: str = "Dockerfile",
+    recipe: str,
 ) -> str:
-    """Build an image from a folder; the engine's layer cache makes a second time cheap."""
+    """Build an image from a folder with a Dockerfile; the engine's layer cache makes a second time cheap."""
     import docker
 
-    bases = [image_id(client, value) for value in arguments.values()]
-    recipe = digest([dockerfile, *arguments.values(), *bases, *hash_folder(context)])
-    if find_recipe(client, tag) == recipe:
-        return tag
-    report(f"{tag}: building")
     try:
         client.images.build(
             path=str(context),
-            dockerfile=dockerfile,
             tag=tag,
             buildargs=dict(arguments),
             labels={IMAGE_LABEL: recipe},
@@ -125,6 +118,15 @@ def build(
             output="\n".join(lines[-20:]),
             remedy="Check that containers on this machine reach Debian's packages, then run it again.",
         ) from None
+    return tag
+
+
+def build_on(client: DockerClient, tag: str, context: Path, base: str, report: Report) -> str:
+    """Build an image on `base`, unless it was built from the same files on the same base already."""
+    recipe = digest([image_id(client, base), *hash_folder(context)])
+    if find_recipe(client, tag) != recipe:
+        report(f"{tag}: building")
+        build(client, tag, context, {"BASE": base}, recipe=recipe)
     return tag
 
 

@@ -17,7 +17,9 @@ from fleet.lab.files import Folder
 from fleet.lab.hosts import LAB_LABEL
 from fleet.lab.images import IMAGE_LABEL, host_image
 from fleet.lab.inventory import known_hosts, render
-from fleet.lab.spec import HostSpec, LabHost, LabSpec, LabState, Report
+from fleet.lab.registry import read_file, registry_image
+from fleet.lab.spec import REGISTRY, HostSpec, LabHost, LabSpec, LabState, Report
+from fleet.lab.webui import webui_images
 from fleet.model.secret import Secret
 
 if TYPE_CHECKING:
@@ -127,18 +129,19 @@ def _network(client: DockerClient, spec: LabSpec) -> Network:
 
 
 def _images(client: DockerClient, spec: LabSpec, report: Report) -> dict[str, str]:
-    """The image of each host, by host name."""
+    """The image of each host, by host name. What is missing is made side by side."""
     assets = data_dir("lab")
-    releases = sorted({host.debian for host in spec.hosts()})
-    with ThreadPoolExecutor(len(releases)) as pool:
-        made = dict(
-            zip(
-                releases,
-                pool.map(lambda release: host_image(client, release, assets, report), releases),
-                strict=True,
-            )
-        )
-    return {host.name: made[host.debian] for host in spec.hosts()}
+    wanted = spec.hosts()
+    with ThreadPoolExecutor(4) as pool:
+        bases = {
+            release: pool.submit(host_image, client, release, assets, report)
+            for release in {host.debian for host in wanted}
+        }
+        webui = pool.submit(webui_images, client, assets, report) if spec.registry else None
+        images = {host.name: bases[host.debian].result() for host in wanted}
+        if webui is not None:
+            images[REGISTRY] = registry_image(client, images[REGISTRY], webui.result(), assets, report)
+    return images
 
 
 def _create_missing(
@@ -189,6 +192,10 @@ def _write(client: DockerClient, state: LabState, folder: Folder) -> None:
         for container in _containers(client, state.name)
     }
     folder.write("known_hosts", known_hosts(keys).encode())
+    for host in state.hosts:
+        if host.kind == "registry":
+            container = client.containers.get(host.container)
+            folder.write("apt_key.asc", read_file(container, "/srv/www/nvidia/key.asc"))
     folder.inventory.write_text(render(state, folder))
 
 
