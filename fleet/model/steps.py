@@ -15,6 +15,7 @@ class Run:
 
     `argv` is never given to a shell; wrap it as ("sh", "-c", script) where a shell is meant.
     `stdin` carries secrets and bulk data. `timeout` is in seconds and is enforced on the remote side too.
+    `title` names the step in errors where argv is a script nobody wants to read.
     """
 
     argv: tuple[str, ...]
@@ -22,6 +23,7 @@ class Run:
     timeout: float = 120.0
     ok_codes: tuple[int, ...] = (0,)
     env: Mapping[str, str] = field(default_factory=dict)
+    title: str = ""
 
 
 @dataclass(frozen=True)
