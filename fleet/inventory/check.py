@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -47,10 +48,10 @@ def _wrong_name(name: str) -> tuple[str, str] | None:
     if name.startswith("ansible_"):
         if is_ansible_name(name):
             return None
-        meant = suggest(name, ANSIBLE_NAMES)
+        meant = _suggest_behind("ansible_", name, ANSIBLE_NAMES)
         return f"Ansible has no connection variable {name}", _did_you_mean(meant, "a name without `ansible_`")
     if name.startswith("fleet_"):
-        meant = suggest(name, FLEET_VARIABLES)
+        meant = _suggest_behind("fleet_", name, FLEET_VARIABLES)
         return f"fleet has no variable {name}", _did_you_mean(meant, "a name without `fleet_`")
     if name == "registry_password":
         return (
@@ -59,6 +60,13 @@ def _wrong_name(name: str) -> tuple[str, str] | None:
         )
     meant = misspelt(name, FLEET_VARIABLES) or misspelt(name, CONNECTION_VARIABLES)
     return (f"unknown variable {name}", f"did you mean {meant}?") if meant else None
+
+
+def _suggest_behind(prefix: str, name: str, known: Iterable[str]) -> str | None:
+    """The nearest name with the prefix; the prefix itself makes nothing near."""
+    rests = [each.removeprefix(prefix) for each in known if each.startswith(prefix)]
+    meant = suggest(name.removeprefix(prefix), rests)
+    return prefix + meant if meant else None
 
 
 def _did_you_mean(meant: str | None, otherwise: str) -> str:
@@ -71,7 +79,7 @@ def _check_value(document: Document, variable: Variable, node: Any, value: Any) 
         document.problem(node, f"{name} has no value", f"give it {kind.value}, or remove the line")
     elif kind is Kind.TEXT:
         _check_text(document, name, node, value, variable.choices)
-    elif kind in (Kind.INTEGER, Kind.NUMBER):
+    elif kind is Kind.INTEGER:
         _check_number(document, name, node, value, variable)
     elif kind is Kind.BOOLEAN:
         if not isinstance(value, bool) and str(value).lower() not in _BOOLEAN_WORDS:
@@ -138,14 +146,14 @@ def _check_text(
 
 
 def _check_number(document: Document, name: str, node: Any, value: Any, variable: Variable) -> None:
-    number = _number(value, variable.kind)
+    number = _number(value)
     if number is None:
         _wrong_kind(document, name, node, value, variable.kind)
-    elif isinstance(node.value, str) and node.value[:1] == "0" and node.value not in ("0", str(value)):
+    elif isinstance(value, int) and node.value != str(value):  # 010 is octal, 12:30 counts in sixties
         document.problem(
             node,
             f"{name}: YAML reads {node.value} as {kind_of(value)}",
-            "write it without the leading zero",
+            f'write it plainly, or quote it: "{node.value}"',
         )
     elif (variable.low is not None and number < variable.low) or (
         variable.high is not None and number > variable.high
@@ -154,7 +162,7 @@ def _check_number(document: Document, name: str, node: Any, value: Any, variable
         document.problem(node, f"{name} is {value}, out of bounds", f"give it a number {bounds}")
 
 
-def _number(value: Any, kind: Kind) -> float | None:
+def _number(value: Any) -> int | None:
     """The number a value is or, as in Ansible, the number it spells."""
     if isinstance(value, bool):
         return None
@@ -162,7 +170,7 @@ def _number(value: Any, kind: Kind) -> float | None:
         return value
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
         return int(value)
-    return value if kind is Kind.NUMBER and isinstance(value, float) else None
+    return None
 
 
 def _wrong_kind(document: Document, name: str, node: Any, value: Any, kind: Kind) -> None:

@@ -194,9 +194,8 @@ def _parse(file: str, text: str, problems: Problems) -> Document | None:
         return document if document.survey() else None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = text.splitlines()[mark.line : mark.line + 1] if mark else []
         place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file)
-        problems.add(place, *_about_syntax(error, line[0] if line else ""))
+        problems.add(place, *_about_syntax(error, text.splitlines(), mark.line if mark else 0))
     except yaml.YAMLError as error:
         problems.add(Place(file), f"not valid YAML: {error}", "remove the character that YAML forbids")
     except RecursionError:
@@ -204,11 +203,12 @@ def _parse(file: str, text: str, problems: Problems) -> Document | None:
     return None
 
 
-def _about_syntax(error: Any, line: str) -> tuple[str, str]:
+def _about_syntax(error: Any, lines: list[str], number: int) -> tuple[str, str]:
     problem = str(error.problem or error.context)
+    line = lines[number] if number < len(lines) else ""
     if "\t" in line and ("token" in problem or "indent" in problem or "tab" in problem):
         return "a tab stands where YAML allows only spaces", "indent with spaces"
-    if line.lstrip().startswith("["):
+    if next((each for each in lines if each.strip() and each[0] not in "#;"), "").startswith("["):
         return (
             f"not valid YAML: {problem}; this looks like an INI inventory",
             "convert it: ansible-inventory -i FILE --list --yaml > inventory.yml",

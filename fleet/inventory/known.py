@@ -14,7 +14,6 @@ class Kind(Enum):
 
     TEXT = "text"
     INTEGER = "a whole number"
-    NUMBER = "a number"
     BOOLEAN = "true or false"
     TEXTS = "a list of texts"
     MAPPING = "a mapping"
@@ -84,9 +83,22 @@ FLEET_VARIABLES: dict[str, Variable] = _table(
         "a translation with a known answer, made to prove that the model works",
         members=("inputs", "contains", "api", "deadline"),
     ),
-    _text("docker_source", "where Docker comes from (default: the distribution's packages)"),
+    Variable(
+        "docker_source",
+        Kind.TEXT,
+        "where Docker comes from: the distribution (default), or Docker's own repository",
+        choices=("distribution", "docker"),
+    ),
     Variable("daemon_config", Kind.MAPPING, "settings for Docker's daemon.json"),
-    Variable("nvidia_repository", Kind.MAPPING, "the package repository of NVIDIA's driver and toolkit"),
+    Variable(
+        "nvidia_repository",
+        Kind.MAPPING,
+        "NVIDIA's package repository: the arguments of the module apt_repository",
+        members=(
+            *("name", "state", "uris", "suites", "components", "types", "architectures"),
+            *("signed_by", "key_url", "key_fingerprint", "trusted"),
+        ),
+    ),
     Variable("nvidia_driver_packages", Kind.TEXTS, "the driver's packages; held once installed"),
     Variable("nvidia_toolkit_packages", Kind.TEXTS, "the container toolkit's packages"),
 )
@@ -96,44 +108,38 @@ CONNECTION_VARIABLES: dict[str, Variable] = _table(
     _port("ansible_port", "the SSH port (default 22, or what ~/.ssh/config says)"),
     _text("ansible_user", "the SSH user"),
     _text("ansible_ssh_private_key_file", "the SSH private key, a path on this machine"),
-    _text("ansible_ssh_common_args", "more ssh options; of these fleet uses -o ProxyJump= and -J"),
+    _text("ansible_ssh_common_args", "more options of ssh, such as -o ProxyJump=bastion"),
     Variable("ansible_become", Kind.BOOLEAN, "work as root through sudo (default true)"),
     _text("ansible_become_password", "the sudo password; better asked for with --ask-sudo-pass"),
-    Variable("ansible_become_method", Kind.TEXT, "how to become root", choices=("sudo",)),
+    Variable("ansible_become_method", Kind.TEXT, "only sudo", choices=("sudo", "ansible.builtin.sudo")),
+    Variable("ansible_become_user", Kind.TEXT, "only root", choices=("root",)),
     Variable(
         "ansible_connection",
         Kind.TEXT,
         "how to connect; fleet speaks SSH only",
-        choices=("ssh", "smart", "paramiko", "paramiko_ssh"),
+        choices=("ssh", "smart", "paramiko", "paramiko_ssh", "ansible.builtin.ssh"),
     ),
-    Variable("ansible_timeout", Kind.NUMBER, "seconds to wait for the connection", low=1),
     Variable("ansible_group_priority", Kind.INTEGER, "which of two siblings wins: the higher (default 1)"),
 )
 
-RENAMED: dict[str, str] = {
-    "ansible_ssh_host": "ansible_host",
-    "ansible_ssh_port": "ansible_port",
-    "ansible_ssh_user": "ansible_user",
-    "ansible_sudo_pass": "ansible_become_password",
-    "ansible_sudo": "ansible_become",
-}
+RENAMED: dict[str, str] = {"ansible_ssh_host": "ansible_host", "ansible_sudo": "ansible_become"}
 """Ansible's old names, which fleet does not read: silently ignoring them would connect elsewhere."""
 
 RESERVED = ("group_names", "groups", "hostvars", "inventory_dir", "inventory_file", "inventory_hostname")
 """Set for every host by fleet itself; the same in Ansible."""
 
 _ELSEWHERE = """
-    admin_users async_dir become_exe become_flags become_pass become_user common_remote_group control_path
+    admin_users async_dir become_exe become_flags become_pass common_remote_group control_path
     control_path_dir host_key_checking module_compression network_os no_target_syslog
-    paramiko_host_key_checking paramiko_password paramiko_pass paramiko_private_key_file
-    paramiko_proxy_command paramiko_timeout
-    paramiko_use_rsa_sha2_algorithms password pipelining private_key private_key_file private_key_passphrase
-    remote_tmp scp_executable scp_extra_args sftp_batch_mode sftp_executable sftp_extra_args
-    shell_allow_world_readable_temp shell_executable shell_type ssh_args ssh_executable ssh_extra_args
-    ssh_host_key_checking ssh_pass ssh_password ssh_password_mechanism ssh_pipelining ssh_pkcs11_provider
-    ssh_private_key ssh_private_key_passphrase ssh_retries ssh_timeout ssh_transfer_method ssh_use_tty
-    ssh_verbosity sshpass_prompt su_pass su_user sudo_chdir sudo_exe sudo_flags sudo_user system_tmpdirs
-    target_log_info
+    paramiko_host_key_checking paramiko_pass paramiko_password paramiko_private_key_file
+    paramiko_proxy_command paramiko_timeout paramiko_use_rsa_sha2_algorithms password pipelining
+    private_key private_key_file private_key_passphrase remote_tmp scp_executable scp_extra_args
+    sftp_batch_mode sftp_executable sftp_extra_args shell_allow_world_readable_temp shell_executable
+    shell_type ssh_args ssh_executable ssh_extra_args ssh_host_key_checking ssh_pass ssh_password
+    ssh_password_mechanism ssh_pipelining ssh_pkcs11_provider ssh_port ssh_private_key
+    ssh_private_key_passphrase ssh_retries ssh_timeout ssh_transfer_method ssh_use_tty ssh_user
+    ssh_verbosity sshpass_prompt su_pass su_user sudo_chdir sudo_exe sudo_flags sudo_pass sudo_user
+    system_tmpdirs target_log_info timeout
 """
 
 ANSIBLE_NAMES: frozenset[str] = frozenset(CONNECTION_VARIABLES) | {f"ansible_{n}" for n in _ELSEWHERE.split()}

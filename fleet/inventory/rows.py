@@ -26,7 +26,8 @@ def table(inventory: Inventory, hosts: Iterable[Host] | None = None) -> tuple[Ho
 
 
 def _row(host: Host) -> HostRow:
-    port, user = str(host.vars.get("ansible_port", "")), host.vars.get("ansible_user")
+    port = str(host.vars.get("ansible_port", host.vars.get("ansible_ssh_port", "")))
+    user = host.vars.get("ansible_user") or host.vars.get("ansible_ssh_user")
     return HostRow(
         name=host.name,
         address=host.ssh_host,
