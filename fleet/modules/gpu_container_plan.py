@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TypeGuard
 
 from fleet.docker.answers import Container
+from fleet.docker.staying import stays_up
 from fleet.gpu.container import ContainerSpec, container_name, create_body, release_of
 from fleet.gpu.probe import GpuProcess
 from fleet.model.slot import Slot
@@ -44,14 +46,22 @@ class SlotPlanner:
     settle: float = 3.0
 
     def changes(self) -> list[Change]:
-        """First what is in the way goes, then each slot gets its container, one after the other."""
+        """First what is in the way goes, then each slot gets its container, one after the other.
+
+        The next container is replaced only when the one before has stayed up: a bad image costs one slot.
+        """
         changes = list(self._changes())
-        for position in reversed(range(len(changes))):
-            change = changes[position]
-            if self.settle > 0 and any(_is_start(step) for step in change.steps):
+        starting = [place for place, change in enumerate(changes) if any(map(_is_start, change.steps))]
+        for place in starting if self.settle > 0 else ():
+            change = changes[place]
+            if place == starting[-1]:
                 wait = Run(("sleep", f"{self.settle:g}"), timeout=self.settle + 30)
-                changes[position] = replace(change, steps=(*change.steps, wait))
-                break
+            elif any(isinstance(step, EngineCall) and step.operation == "remove" for step in change.steps):
+                started = next(filter(_is_start, change.steps))
+                wait = stays_up(started.arguments["name"], self.settle)
+            else:
+                continue
+            changes[place] = replace(change, steps=(*change.steps, wait))
         return changes
 
     def _changes(self) -> Iterator[Change]:
@@ -222,7 +232,7 @@ class SlotPlanner:
             )
 
 
-def _is_start(step: Step) -> bool:
+def _is_start(step: Step) -> TypeGuard[EngineCall]:
     return isinstance(step, EngineCall) and step.operation == "start"
 
 

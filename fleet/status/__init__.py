@@ -1,1 +1,1 @@
-"""Use case: what is up, and how it does."""
+"""`fleet status`: one look at every host, summed up as hosts, slots and balancers."""

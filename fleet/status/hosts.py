@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
+from fleet.balancer.probe import RUNTIME_PROBE
+from fleet.balancer.stats import parse_balancer
 from fleet.docker.answers import Container
 from fleet.docker.probe import CONTAINERS_PROBE, ENGINE_PROBE, parse_containers, parse_engine
 from fleet.errors import FleetError, UnreachableError
@@ -41,11 +43,13 @@ def report(host: Host, seen: Facts | FleetError) -> HostReport:
         return HostReport(row, problems=(Problem(host.name, seen.message, seen.remedy),))
     engine = parse_engine(seen.get(ENGINE_PROBE.key, _ABSENT))
     gpus = parse_gpus(seen.get(GPU_PROBE.key, _ABSENT))
+    balancer = parse_balancer(seen.get(RUNTIME_PROBE.key, _ABSENT))
     row = HostStatus(
         host.name,
         host.groups,
         host.address,
         UP,
+        haproxy=balancer.version if balancer else None,
         engine=engine.version if engine else None,
         driver=gpus[0].driver_version if gpus else None,
         **asdict(parse_host(seen.get(HOST_PROBE.key))),

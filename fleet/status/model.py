@@ -14,7 +14,8 @@ class HostStatus:
     """One inventory host. `state` is up, unreachable, or failed (reached, but it could not be looked at).
 
     `disk_free` and `disk_total` in bytes, of the file system that holds Docker's images; `uptime` in
-    seconds; `load` the one-minute load. None: not known, or not there.
+    seconds; `load` the one-minute load; `engine`, `driver` and `haproxy` are versions. None: not known, or
+    not there.
     """
 
     name: str
@@ -32,6 +33,7 @@ class HostStatus:
     reboot_required: bool = False
     engine: str | None = None
     driver: str | None = None
+    haproxy: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,10 @@ class SlotStatus:
 class ServerStatus:
     """One slot as one balancer sees it.
 
-    `state` is the balancer's word (ready, drain, maint, down); `jobs` and `queued` count what it holds now;
-    errors count since the balancer's start; `response_time` is its average of late, in milliseconds; `check`
-    the last health check's result.
+    `state` is ready, drain, maint (set by an operator) or down (its health checks fail). `jobs` are
+    requests in flight, `queued` those waiting; errors count since its process started; `response_time` is the
+    average of the last 1024 responses in milliseconds, None before the first; `check` what the last health
+    check found.
     """
 
     balancer: str

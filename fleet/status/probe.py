@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fleet.balancer.probe import RUNTIME_PROBE
 from fleet.docker.probe import CONTAINERS_PROBE, ENGINE_PROBE
 from fleet.gpu.probe import GPU_PROBE
 from fleet.model.facts import Answer, Probe
@@ -50,6 +51,8 @@ def probes(host: Host) -> list[Probe]:
     asked = [HOST_PROBE]
     if GPU_GROUP in host.groups:
         asked += [GPU_PROBE, ENGINE_PROBE, CONTAINERS_PROBE]
+    if BALANCER_GROUP in host.groups:
+        asked.append(RUNTIME_PROBE)
     return asked
 
 

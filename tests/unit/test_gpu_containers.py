@@ -3,6 +3,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from fleet.docker.staying import stays_up
 from fleet.errors import TaskError
 from fleet.gpu.container import ContainerSpec, create_body, release_of
 from fleet.model.facts import Answer
@@ -160,7 +161,8 @@ def test_a_moved_tag_replaces_one_after_the_other():
     name = "fleet-gpu-01-0"
     assert first.summary == f"replace {name}: other digest"
     assert first.diff == f"{name}\n  digest       {DIGEST} -> {OTHER}"
-    assert first.steps == (stop(name), remove(name), create(0, digest=OTHER), start(0))
+    # A bad image costs one slot: the second is not touched until the first has stayed up.
+    assert first.steps == (stop(name), remove(name), create(0, digest=OTHER), start(0), stays_up(name, 3))
     assert second.steps[-1] == SETTLE
 
 

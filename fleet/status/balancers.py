@@ -1,0 +1,73 @@
+"""From one balancer's answer to its servers' rows, and what is wrong there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from fleet.balancer.stats import Admin, BalancerState, ServerState
+from fleet.status.model import Problem, ServerStatus, SlotStatus
+
+_PROVISION = "run `fleet provision`"
+
+
+def servers(balancer: str, state: BalancerState) -> tuple[ServerStatus, ...]:
+    """The servers of one balancer, in its own order."""
+    return tuple(_server(balancer, server) for server in state.slots())
+
+
+def balancer_problems(
+    balancer: str, state: BalancerState | None, slots: Sequence[SlotStatus], *, complete: bool
+) -> Iterator[Problem]:
+    """What is wrong with one balancer. `complete` tells that `slots` are all there are."""
+    if state is None:
+        yield Problem(
+            balancer, "HAProxy does not answer", f"`systemctl status haproxy` there, or {_PROVISION}"
+        )
+        return
+    if state.config_hash is None:
+        yield Problem(balancer, "HAProxy runs a configuration that is not fleet's", _PROVISION)
+        return
+    by_name = {slot.name: slot for slot in slots}
+    for server in state.slots():
+        slot = by_name.get(server.name)
+        if slot is None and complete:
+            yield Problem(balancer, f"its server {server.name} is no slot", _PROVISION)
+        elif slot is not None and server.address.rpartition(":")[2] not in ("", str(slot.port)):
+            yield Problem(
+                balancer, f"it reaches {server.name} at {server.address}, not port {slot.port}", _PROVISION
+            )
+        if _state(server) == "down":
+            yield Problem(server.name, f"{balancer} finds it down: {_check(server)}")
+    for name in by_name:
+        if state.slot(name) is None:
+            yield Problem(balancer, f"slot {name} is not among its servers", _PROVISION)
+    if not any(server.takes_jobs for server in state.slots()):
+        yield Problem(balancer, "no slot takes new jobs: the service is down")
+
+
+def _server(balancer: str, server: ServerState) -> ServerStatus:
+    return ServerStatus(
+        balancer=balancer,
+        server=server.name,
+        state=_state(server),
+        weight=server.weight,
+        jobs=server.sessions,
+        queued=server.queue,
+        errors_5xx=server.responses_5xx,
+        errors_connection=server.connection_errors,
+        response_time=server.response_time if server.sessions_total else None,
+        check=_check(server) or None,
+    )
+
+
+def _state(server: ServerState) -> str:
+    if server.admin is Admin.MAINT or server.up:
+        return server.admin.value
+    return "down"
+
+
+def _check(server: ServerState) -> str:
+    """The check's code, and where it fails the words with it: "L7OK", "L4CON Connection refused"."""
+    if server.check_status.endswith("OK"):
+        return server.check_status
+    return f"{server.check_status} {server.check_detail}".strip()

@@ -1,0 +1,44 @@
+"""From all hosts' answers to one status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fleet.balancer.probe import RUNTIME_PROBE
+from fleet.balancer.stats import parse_balancer
+from fleet.errors import FleetError, TaskError
+from fleet.model.facts import Facts
+from fleet.model.host import Host
+from fleet.status.balancers import balancer_problems, servers
+from fleet.status.hosts import report
+from fleet.status.model import ServerStatus, Status
+from fleet.status.probe import BALANCER_GROUP, GPU_GROUP
+
+
+def summarise(hosts: Sequence[Host], seen: Mapping[str, Facts | FleetError], *, whole: bool = True) -> Status:
+    """The status of the hosts, in their order. `whole` tells that they are all hosts of the inventory.
+
+    A host without answers is a row that says so. Raises InputError where a variable of a host is wrong.
+    """
+    missing = TaskError("it was not looked at")
+    reports = [report(host, seen.get(host.name, missing)) for host in hosts]
+    slots = [slot for each in reports for slot in each.slots]
+    problems = [problem for each in reports for problem in each.problems]
+    rows: list[ServerStatus] = []
+    # A balancer's server is nobody's only where every GPU host told its slots.
+    known = {slot.host for slot in slots}
+    complete = whole and all(host.name in known for host in hosts if GPU_GROUP in host.groups)
+    for host in hosts:
+        facts = seen.get(host.name)
+        if BALANCER_GROUP not in host.groups or not isinstance(facts, Facts):
+            continue
+        state = parse_balancer(facts[RUNTIME_PROBE.key]) if RUNTIME_PROBE.key in facts else None
+        if state is not None:
+            rows += servers(host.name, state)
+        problems += balancer_problems(host.name, state, slots, complete=complete)
+    return Status(
+        hosts=tuple(each.host for each in reports),
+        slots=tuple(slots),
+        servers=tuple(rows),
+        problems=tuple(problems),
+    )
