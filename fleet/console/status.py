@@ -33,10 +33,12 @@ _DISK_LOW = 0.1
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
-def show_status(console: Console, status: Status) -> None:
+def show_status(status: Status, console: Console | None = None) -> None:
     """Print the tables that have rows, then what is wrong, or one line that says all is well."""
+    from rich.console import Console
     from rich.text import Text
 
+    console = console or Console(highlight=False)
     if status.hosts:
         show_table(console, "Hosts", _HOSTS, [_host(host) for host in status.hosts])
     if status.slots:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 from fleet.balancer.stats import Admin, BalancerState, ServerState
 from fleet.status.model import Problem, ServerStatus, SlotStatus
@@ -16,9 +16,16 @@ def servers(balancer: str, state: BalancerState) -> tuple[ServerStatus, ...]:
 
 
 def balancer_problems(
-    balancer: str, state: BalancerState | None, slots: Sequence[SlotStatus], *, complete: bool
+    balancer: str,
+    state: BalancerState | None,
+    slots: Sequence[SlotStatus],
+    known: Container[str],
+    complete: bool,
 ) -> Iterator[Problem]:
-    """What is wrong with one balancer. `complete` tells that `slots` are all there are."""
+    """What is wrong with one balancer.
+
+    `known` are the hosts whose slots are among `slots`; `complete` tells that there are no others.
+    """
     if state is None:
         yield Problem(
             balancer, "HAProxy does not answer", f"`systemctl status haproxy` there, or {_PROVISION}"
@@ -30,7 +37,7 @@ def balancer_problems(
     by_name = {slot.name: slot for slot in slots}
     for server in state.slots():
         slot = by_name.get(server.name)
-        if slot is None and complete:
+        if slot is None and (complete or server.name.rpartition("-")[0] in known):
             yield Problem(balancer, f"its server {server.name} is no slot", _PROVISION)
         elif slot is not None and server.address.rpartition(":")[2] not in ("", str(slot.port)):
             yield Problem(

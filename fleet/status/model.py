@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 UP = "up"
 UNREACHABLE = "unreachable"
@@ -116,3 +117,7 @@ class Status:
     def unreachable(self) -> bool:
         """True where a host could not be reached."""
         return any(host.state == UNREACHABLE for host in self.hosts)
+
+    def as_json(self) -> dict[str, Any]:
+        """The stable document of `fleet status --json`, described in docs/status.md."""
+        return {"ok": self.ok, **asdict(self)}

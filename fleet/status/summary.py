@@ -15,7 +15,9 @@ from fleet.status.model import ServerStatus, Status
 from fleet.status.probe import BALANCER_GROUP, GPU_GROUP
 
 
-def summarise(hosts: Sequence[Host], seen: Mapping[str, Facts | FleetError], *, whole: bool = True) -> Status:
+def summarise(
+    hosts: Sequence[Host], seen: Mapping[str, Facts | FleetError], *, whole: bool = False
+) -> Status:
     """The status of the hosts, in their order. `whole` tells that they are all hosts of the inventory.
 
     A host without answers is a row that says so. Raises InputError where a variable of a host is wrong.
@@ -25,7 +27,7 @@ def summarise(hosts: Sequence[Host], seen: Mapping[str, Facts | FleetError], *, 
     slots = [slot for each in reports for slot in each.slots]
     problems = [problem for each in reports for problem in each.problems]
     rows: list[ServerStatus] = []
-    # A balancer's server is nobody's only where every GPU host told its slots.
+    # A balancer's server is nobody's where its host told its slots, or where every GPU host did.
     known = {slot.host for slot in slots}
     complete = whole and all(host.name in known for host in hosts if GPU_GROUP in host.groups)
     for host in hosts:
@@ -35,7 +37,7 @@ def summarise(hosts: Sequence[Host], seen: Mapping[str, Facts | FleetError], *, 
         state = parse_balancer(facts[RUNTIME_PROBE.key]) if RUNTIME_PROBE.key in facts else None
         if state is not None:
             rows += servers(host.name, state)
-        problems += balancer_problems(host.name, state, slots, complete=complete)
+        problems += balancer_problems(host.name, state, slots, known, complete)
     return Status(
         hosts=tuple(each.host for each in reports),
         slots=tuple(slots),
