@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -59,21 +60,31 @@ app.add_typer(lab.app, name="lab")
 
 
 def main() -> None:
-    """Entry point: every FleetError becomes one message and its exit code, never a traceback."""
+    """Entry point: every error becomes one message and an exit code, never a traceback (but FLEET_DEBUG=1)."""
     try:
         app()
     except FleetError as error:
-        from fleet.console.errors import error_json, print_error
-
-        print_error(error)
-        if "--json" in sys.argv[1:]:
-            from fleet.cli.options import print_json
-
-            print_json({"error": error_json(error)})
-        sys.exit(int(error.exit_code))
+        _fail(error)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(int(ExitCode.INTERRUPTED))
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(int(ExitCode.DONE))
+    except Exception as bug:
+        if os.environ.get("FLEET_DEBUG"):
+            raise
+        from fleet.engine.hostrun import internal
+
+        _fail(internal(f"running fleet {' '.join(sys.argv[1:2])}", bug))
+
+
+def _fail(error: FleetError) -> NoReturn:
+    from fleet.console.errors import error_json, print_error
+
+    print_error(error)
+    if "--json" in sys.argv[1:]:
+        from fleet.cli.options import print_json
+
+        print_json({"error": error_json(error)})
+    sys.exit(int(error.exit_code))

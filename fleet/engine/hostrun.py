@@ -214,5 +214,5 @@ def internal(what: str, error: Exception) -> TaskError:
     return TaskError(
         f"internal error while {what}: {type(error).__name__}: {error}",
         output=f"at {frame.filename.rpartition('/')[2]}:{frame.lineno} in {frame.name}",
-        remedy="this is a bug in fleet: please report it with this text",
+        remedy="this is a bug in fleet: please report it with this text; FLEET_DEBUG=1 shows more",
     )
