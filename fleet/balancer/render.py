@@ -1,0 +1,179 @@
+"""HAProxy's configuration as text, from slots and settings; no I/O but reading the template."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from fleet.errors import InputError, Place
+from fleet.model.slot import Slot
+from fleet.playbook.templating import render_file
+
+Affinity = Literal["job", "session", "none"]
+
+CONFIG_FILE = "/etc/haproxy/haproxy.cfg"
+LUA_FILE = "/etc/haproxy/fleet-sessions.lua"
+SOCKET = "/run/haproxy/admin.sock"
+STATE_FILE = "/var/lib/haproxy/fleet-servers.state"
+
+# Written into the text before the hash of the text is known.
+_UNKNOWN_HASH = "0" * 16
+
+_NAME = re.compile(r"[A-Za-z0-9_.:-]+")
+_BIND = re.compile(r"(\*|\[?[A-Za-z0-9_.:-]+\]?)?:[0-9]{1,5}")
+_FILE = re.compile(r"/[A-Za-z0-9_./-]+")
+_URI = re.compile(r"/[A-Za-z0-9_./~?=&-]*")
+
+
+class Peer(msgspec.Struct, frozen=True, kw_only=True):
+    """Another balancer of the same service; `address` is `host:port` of its peers listener."""
+
+    name: str
+    address: str
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything of a balancer's configuration but its servers. Times in seconds, sizes in bytes.
+
+    `longest_job` bounds event streams and how long a reload waits for them; `visible_body` is the largest
+    body in which a session is seen (HAProxy's buffer); `name` is this balancer's own among `peers`;
+    `handover` is the socket over which an old process passes requests on to its successor.
+    """
+
+    bind: str = "*:80"
+    stats_bind: str = "127.0.0.1:8404"
+    affinity: Affinity = "job"
+    cookie: str = "FLEET"
+    check_path: str = "/"
+    check_host: str = "fleet-check"
+    check_interval: int = 10
+    check_retry: int = 2
+    fall: int = 3
+    rise: int = 2
+    longest_job: int = 900
+    request_timeout: int = 300
+    session_expire: int = 3600
+    retry_after: int = 10
+    max_body: int = 100 * 2**20
+    visible_body: int = 128 * 2**10
+    maxconn: int | None = None
+    socket: str = SOCKET
+    state_file: str = STATE_FILE
+    lua_file: str = LUA_FILE
+    name: str = "fleet"
+    handover: str = "abns@fleet-handover"
+    peer_bind: str = "127.0.0.1:10240"
+    peers: tuple[Peer, ...] = ()
+
+    def __post_init__(self) -> None:
+        for key, pattern in _PATTERNS.items():
+            _check(key, getattr(self, key), pattern)
+        for key, (low, high) in _RANGES.items():
+            value = getattr(self, key)
+            if not low <= value <= high:
+                raise ValueError(f"{key} is {value}; it must be from {low} to {high}")
+        if self.check_retry > self.check_interval:
+            raise ValueError("check_retry must not be above check_interval")
+        for peer in self.peers:
+            _check("a peer's name", peer.name, _NAME)
+            _check("a peer's address", peer.address, _BIND)
+
+
+_PATTERNS = {
+    "bind": _BIND,
+    "stats_bind": _BIND,
+    "peer_bind": _BIND,
+    "handover": re.compile(r"abns@[A-Za-z0-9_-]+"),
+    "cookie": re.compile(r"[A-Za-z0-9_]+"),
+    "check_path": _URI,
+    "check_host": _NAME,
+    "socket": _FILE,
+    "state_file": _FILE,
+    "lua_file": _FILE,
+    "name": _NAME,
+}
+_DAY = 86400
+_RANGES = {
+    "check_interval": (1, 3600),
+    "check_retry": (1, 3600),
+    "fall": (1, 100),
+    "rise": (1, 100),
+    "longest_job": (1, 7 * _DAY),
+    "request_timeout": (1, _DAY),
+    "session_expire": (1, 7 * _DAY),
+    "retry_after": (1, _DAY),
+    "max_body": (1, 2**40),
+    "visible_body": (16 * 2**10, 16 * 2**20),
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A slot as the template sees it: checked, with its address in HAProxy's form."""
+
+    name: str
+    host: str
+    endpoint: str
+    weight: int
+
+
+def render(slots: Sequence[Slot], settings: Settings, template_path: Path) -> str:
+    """The configuration for `slots`. The template sees `slots`, `settings` and `config_hash`.
+
+    Raises InputError where a name, address, port or weight does not fit into a line of configuration,
+    where two slots have one name, and where the template leaves out `config_hash` (by which a running
+    HAProxy tells which configuration it uses).
+    """
+    variables = {"slots": _servers(slots), "settings": settings, "config_hash": _UNKNOWN_HASH}
+    text = render_file(template_path, variables)
+    if _UNKNOWN_HASH not in text:
+        raise InputError(
+            "the template does not use config_hash, so nobody could tell which configuration runs",
+            place=Place(str(template_path)),
+            remedy="add the line `setenv FLEET_CONFIG {{ config_hash }}` to its section global",
+        )
+    return text.replace(_UNKNOWN_HASH, hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def config_hash(text: str) -> str | None:
+    """The hash a configuration carries in its `setenv FLEET_CONFIG`; None where it has none."""
+    found = re.search(r"^\s*setenv\s+FLEET_CONFIG\s+(\S+)\s*$", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+def _servers(slots: Iterable[Slot]) -> list[Server]:
+    servers: dict[str, Server] = {}
+    for slot in slots:
+        _require(slot, "name", slot.name)
+        _require(slot, "address", slot.address)
+        if not 1 <= slot.port <= 65535:
+            raise InputError(f"slot {slot.name}: port {slot.port} is not from 1 to 65535")
+        if not 1 <= slot.weight <= 256:
+            raise InputError(f"slot {slot.name}: weight {slot.weight} is not from 1 to 256")
+        if slot.name in servers:
+            raise InputError(
+                f"two slots are named {slot.name}",
+                remedy="rename one of their hosts in the inventory",
+            )
+        address = f"[{slot.address}]" if ":" in slot.address else slot.address
+        servers[slot.name] = Server(slot.name, slot.host, f"{address}:{slot.port}", slot.weight)
+    return list(servers.values())
+
+
+def _require(slot: Slot, what: str, value: str) -> None:
+    if not _NAME.fullmatch(value):
+        raise InputError(
+            f"host {slot.host!r}: {what} {value!r} cannot stand in HAProxy's configuration",
+            remedy="use letters, digits and _ . : - only (fleet_address sets the address)",
+        )
+
+
+def _check(key: str, value: str, pattern: re.Pattern[str]) -> None:
+    if not pattern.fullmatch(value):
+        raise ValueError(f"{key} is {value!r}, which cannot stand in HAProxy's configuration")

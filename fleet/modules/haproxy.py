@@ -1,0 +1,297 @@
+"""The haproxy module: one balancer in front of every slot."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+from fleet.balancer import deploy, runtime
+from fleet.balancer.probe import PACKAGE_PROBE, RUNTIME_PROBE, parse_package
+from fleet.balancer.render import (
+    CONFIG_FILE,
+    LUA_FILE,
+    STATE_FILE,
+    Affinity,
+    Peer,
+    Settings,
+    config_hash,
+    render,
+)
+from fleet.balancer.stats import Admin, BalancerState, parse_balancer
+from fleet.data import data_dir
+from fleet.gpu.slots import slots_of
+from fleet.gpu.weights import weight_override
+from fleet.model.facts import Facts, Probe
+from fleet.model.host import Host
+from fleet.model.slot import Slot
+from fleet.model.steps import Change
+from fleet.modules._apt import apt_get
+from fleet.modules._files import FileState, Wanted, content_diff, file_probe, file_state, find_source, write
+from fleet.modules._systemd import unit_probe, unit_state
+from fleet.modules.base import Args, Context
+
+TEMPLATE = "haproxy.cfg.j2"
+UNIT = "haproxy.service"
+PACKAGES = ("haproxy", "socat")
+MIN_VERSION = (2, 6)
+
+# The worker's start is known to the second.
+_CLOCK_GRAIN = 1.0
+
+
+class HaproxyArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Arguments of `haproxy`."""
+
+    template: str = TEMPLATE
+    group: str = "gpu"
+    bind: str = "*"
+    port: int = 80
+    stats_bind: str = "127.0.0.1:8404"
+    peer_port: int = 10240
+    affinity: Affinity = "job"
+    check_path: str = "/"
+    check_interval: int = 10
+    fall: int = 3
+    rise: int = 2
+    longest_job: int = 900
+    request_timeout: int = 300
+    max_body: int = 100 * 2**20
+    maxconn: int | None = None
+
+    def __post_init__(self) -> None:
+        for key, port in (("port", self.port), ("peer_port", self.peer_port)):
+            if not 1 <= port <= 65535:
+                raise ValueError(f"`{key}` is {port}, not a port")
+        self.settings()
+
+    def settings(self, name: str = "fleet", peers: tuple[Peer, ...] = ()) -> Settings:
+        """The settings these arguments mean; ValueError where one does not fit into a configuration."""
+        return Settings(
+            bind=f"{self.bind}:{self.port}",
+            stats_bind=self.stats_bind,
+            affinity=self.affinity,
+            check_path=self.check_path,
+            check_interval=self.check_interval,
+            check_retry=min(Settings().check_retry, self.check_interval),
+            fall=self.fall,
+            rise=self.rise,
+            longest_job=self.longest_job,
+            request_timeout=self.request_timeout,
+            max_body=self.max_body,
+            maxconn=self.maxconn,
+            name=name,
+            peer_bind=f"{'*' if peers else '127.0.0.1'}:{self.peer_port}",
+            peers=peers,
+        )
+
+
+class Haproxy:
+    """Balance jobs over every GPU of a group with HAProxy, and keep it so.
+
+    Installs HAProxy and socat, writes a configuration with one server for each slot, and has HAProxy run
+    exactly that: a configuration edited or deleted, one on disk but not in use, a stopped unit and a
+    weight changed at run time are found and mended. A configuration is checked by the host's own HAProxy
+    before it takes the old one's place, and the old one comes back where the new one does not start. A
+    weight is mended without a reload; a server that somebody drained or put into maintenance stays so.
+    Servers of a host that this run does not look at stay as they are: unreachable is not dead.
+
+    Arguments:
+        template: the configuration's template; looked for beside the playbook, in the project's
+            `templates/`, then among the templates fleet ships. Default: `haproxy.cfg.j2`.
+        group: the inventory group whose GPUs are balanced. Default: `gpu`.
+        bind: address to listen on for users. Default: `*`.
+        port: port to listen on for users. Default: 80.
+        stats_bind: where the statistics page and Prometheus' `/metrics` are. Default: `127.0.0.1:8404`.
+        peer_port: port on which several balancers share what they know of sessions. Default: 10240.
+        affinity: `job` (each job goes where there is room), `session` (a page stays with its server, for
+            apps with state) or `none` (every request by itself, for OpenAI-style servers).
+            Default: `job`.
+        check_path: path the health check gets. Default: `/`.
+        check_interval: seconds between health checks. Default: 10.
+        fall: failed checks in a row that take a server out. Default: 3.
+        rise: passed checks in a row that bring it back. Default: 2.
+        longest_job: seconds a job may take; a reload waits for it. Default: 900.
+        request_timeout: seconds any other request may take. Default: 300.
+        max_body: bytes a request's body may have. Default: 104857600.
+        maxconn: connections at most. Default: what HAProxy derives from the system's limits.
+
+    Example:
+        - name: Balance over all GPUs
+          haproxy:
+            port: 80
+            affinity: job
+    """
+
+    name: ClassVar[str] = "haproxy"
+    args: ClassVar[type[Args]] = HaproxyArgs
+    needs_fleet: ClassVar[bool] = True
+
+    def probes(self, args: HaproxyArgs, ctx: Context) -> Sequence[Probe]:
+        """Ask for the packages, the unit, every file, and the running HAProxy's own account."""
+        files = [file.path for file in deploy.support_files(args.settings())]
+        return (
+            PACKAGE_PROBE,
+            RUNTIME_PROBE,
+            unit_probe(UNIT),
+            file_probe(STATE_FILE, "attributes"),
+            *(file_probe(path, "content") for path in (CONFIG_FILE, *files)),
+        )
+
+    def plan(self, args: HaproxyArgs, facts: Facts, ctx: Context) -> Sequence[Change]:
+        """Packages, files, configuration, unit, weights: in this order, each only where it differs."""
+        package = parse_package(facts[PACKAGE_PROBE.key])
+        if package is not None and package.numbers < MIN_VERSION:
+            raise ctx.fail(
+                f"HAProxy {package.version} is too old",
+                remedy="upgrade the host to Debian 12 or Ubuntu 24.04 or later: HAProxy 2.6 is needed",
+            )
+        changes: list[Change] = []
+        if package is None or not package.socat:
+            steps = (apt_get("install", 3600, "--no-install-recommends", "--", *PACKAGES),)
+            changes.append(Change(f"install {' and '.join(PACKAGES)}", steps=steps))
+        settings = self._settings(args, ctx)
+        deployed = file_state(CONFIG_FILE, "content", facts, ctx)
+        slots, unknown = _slots(args, ctx, _text(deployed))
+        if unknown and not slots:
+            names = ", ".join(host.name for host in unknown)
+            changes.append(Change(f"write {CONFIG_FILE} with a server for each GPU then found on {names}"))
+            return changes
+        changes += _support(settings, facts, ctx)
+        text = render(slots, settings, _template(args, ctx))
+        state = parse_balancer(facts[RUNTIME_PROBE.key])
+        if text != _text(deployed) or not deployed.regular:
+            changes.append(_rewrite(text, deployed))
+        elif (reason := _not_in_use(text, settings, state, facts, ctx)) is not None:
+            changes.append(Change(reason, steps=deploy.start(_hash(text))))
+        if package is not None and unit_state(UNIT, facts, ctx).file not in ("enabled", "enabled-runtime"):
+            changes.append(Change(f"start {UNIT} at boot", "at boot: no -> yes\n", deploy.enable()))
+        if state is not None:
+            changes += _weights(slots, state)
+        return changes
+
+    def _settings(self, args: HaproxyArgs, ctx: Context) -> Settings:
+        balancers = ctx.group("balancer")
+        if ctx.host not in balancers or len(balancers) < 2:
+            return args.settings()
+        peers = tuple(
+            Peer(name=host.name, address=f"{host.address}:{args.peer_port}")
+            for host in balancers
+            if host.name != ctx.host.name
+        )
+        try:
+            return args.settings(ctx.host.name, peers)
+        except ValueError as error:
+            raise ctx.fail(
+                f"the balancers cannot be named to each other: {error}",
+                remedy="use letters, digits and _ . : - in their names and in fleet_address",
+            ) from error
+
+
+def _template(args: HaproxyArgs, ctx: Context) -> Path:
+    """The user's template, else the shipped one."""
+    shipped = data_dir("templates") / args.template
+    if args.template == TEMPLATE and not any(
+        (folder / part).is_file() for folder in ctx.search for part in (TEMPLATE, f"templates/{TEMPLATE}")
+    ):
+        return shipped
+    return find_source(args.template, "templates", ctx)
+
+
+def _slots(args: HaproxyArgs, ctx: Context, deployed: str) -> tuple[list[Slot], list[Host]]:
+    """Every slot to balance, and the hosts that were looked at but whose GPUs are not known."""
+    known: list[Slot] = []
+    unknown: list[Host] = []
+    for host in ctx.group(args.group):
+        facts = ctx.fleet.get(host.name)
+        slots = slots_of(host, facts) if facts is not None else None
+        if slots is None:
+            slots = tuple(_kept(host, deployed))
+            if facts is not None and not slots:
+                unknown.append(host)
+        known += slots
+    return known, unknown
+
+
+def _kept(host: Host, deployed: str) -> Iterator[Slot]:
+    """The host's slots as the configuration has them; address and weight as the inventory has them now."""
+    name = re.compile(rf"{re.escape(host.name)}-(\d+)")
+    weight = weight_override("", host.vars)
+    for server in deploy.deployed_servers(deployed):
+        if found := name.fullmatch(server.name):
+            yield Slot(
+                host=host.name,
+                index=int(found[1]),
+                uuid="",
+                address=host.address,
+                port=server.port,
+                weight=server.weight if weight is None else weight,
+            )
+
+
+def _support(settings: Settings, facts: Facts, ctx: Context) -> Iterator[Change]:
+    for file in deploy.support_files(settings):
+        wanted = Wanted(file.path, file.content, file.mode, "root", "root")
+        change = write(wanted, file_state(file.path, "content", facts, ctx), ctx)
+        if change is not None:
+            more = (deploy.DAEMON_RELOAD,) if file.path == deploy.UNIT_FILE else ()
+            yield replace(change, steps=(*change.steps, *more))
+        elif file.path == deploy.UNIT_FILE and unit_state(UNIT, facts, ctx).need_reload:
+            yield Change(f"have systemd read {UNIT} again", steps=(deploy.DAEMON_RELOAD,))
+    if not file_state(STATE_FILE, "attributes", facts, ctx).exists:
+        yield Change(f"create {STATE_FILE}", f"{STATE_FILE}: absent -> empty\n", (deploy.empty_state(),))
+
+
+def _rewrite(text: str, deployed: FileState) -> Change:
+    wanted = Wanted(CONFIG_FILE, text.encode())
+    verb = "change" if deployed.exists else "create"
+    return Change(
+        f"{verb} {CONFIG_FILE}", content_diff(wanted, deployed), tuple(deploy.deploy(text, _hash(text)))
+    )
+
+
+def _not_in_use(
+    text: str, settings: Settings, state: BalancerState | None, facts: Facts, ctx: Context
+) -> str | None:
+    """What keeps the configuration on the host from being what HAProxy runs; None where it is."""
+    if not unit_state(UNIT, facts, ctx).running:
+        return f"start {UNIT}"
+    if state is None:
+        return f"reload {UNIT}: it does not answer on its socket"
+    if state.config_hash != _hash(text):
+        return f"reload {UNIT}: it runs another configuration than {CONFIG_FILE}"
+    for file in deploy.support_files(settings):
+        found = file_state(file.path, "content", facts, ctx)
+        if file.path == LUA_FILE and (not found.same_content(file.content) or _newer(found, state)):
+            return f"reload {UNIT}: {LUA_FILE} is newer than what it runs"
+    if _newer(file_state(CONFIG_FILE, "content", facts, ctx), state):
+        return f"reload {UNIT}: {CONFIG_FILE} is newer than what it runs"
+    return None
+
+
+def _newer(file: FileState, state: BalancerState) -> bool:
+    return file.mtime > state.started + _CLOCK_GRAIN
+
+
+def _weights(slots: Sequence[Slot], state: BalancerState) -> Iterator[Change]:
+    """Weights that differ from the configuration HAProxy runs; a reload brings those it does not run yet."""
+    for slot in slots:
+        server = state.slot(slot.name)
+        if server is None or server.admin is not Admin.READY or server.configured_weight != slot.weight:
+            continue
+        if server.weight != slot.weight:
+            yield Change(
+                f"set weight of {slot.name} from {server.weight} to {slot.weight}",
+                f"{slot.name}: weight {server.weight} -> {slot.weight}\n",
+                (runtime.set_weight(slot.name, slot.weight),),
+            )
+
+
+def _hash(text: str) -> str:
+    return config_hash(text) or ""
+
+
+def _text(file: FileState) -> str:
+    return (file.content or b"").decode("utf-8", "replace") if file.regular else ""
