@@ -11,7 +11,7 @@ def inventory(inventory: Inventories = None, limit: Limit = "", json: Json = Fal
     from fleet.inventory import table
 
     loaded = open_inventory(inventory)
-    hosts = loaded.select(limit) if limit else tuple(loaded.hosts.values())
+    hosts = loaded.select(limit, at_least_one=True) if limit else tuple(loaded.hosts.values())
     rows = table(loaded, hosts)
     if json:
         print_json({"hosts": rows, "groups": {name: list(names) for name, names in loaded.groups.items()}})

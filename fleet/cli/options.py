@@ -45,8 +45,9 @@ ConnectTimeout = Annotated[
 def open_inventory(paths: list[Path] | None) -> Inventory:
     """The inventory named, or the only one in inventories/. Raises InputError."""
     from fleet.inventory import load
+    from fleet.playbook.variables import rendered
 
-    return load(paths or [default_inventory(Path.cwd())])
+    return rendered(load(paths or [default_inventory(Path.cwd())]))
 
 
 def default_inventory(project: Path) -> Path:

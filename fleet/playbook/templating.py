@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment
 
 
+_DEPTH = 20
+"""How deep variables may be made of variables before it must be a circle."""
+
+
 @cache
 def _environments() -> tuple[SandboxedEnvironment, SandboxedEnvironment]:
     """The environment for text files and the one whose lone expressions keep their type."""
@@ -71,10 +75,11 @@ def render_text(source: str, variables: Mapping[str, Any], place: Place) -> str:
 def evaluate(value: Any, variables: Mapping[str, Any], place: Place) -> Any:
     """Render every template inside a YAML value.
 
-    A string that is a single `{{ expression }}` gives the expression's own type, as in Ansible.
+    A string that is a single `{{ expression }}` gives the expression's own type, and variables may be made of
+    templates themselves, both as in Ansible.
     """
     if isinstance(value, str):
-        return _evaluate_text(value, variables, place)
+        return _settled(value, variables, place)
     if isinstance(value, Mapping):
         return {key: evaluate(item, variables, place) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -87,8 +92,25 @@ def test(expression: str, variables: Mapping[str, Any], place: Place) -> bool:
     return bool(_evaluate_text("{{ " + expression + " }}", variables, place))
 
 
+def _settled(text: str, variables: Mapping[str, Any], place: Place) -> Any:
+    """The text rendered until no template is left in it: a variable's value may name other variables."""
+    value: Any = text
+    for _ in range(_DEPTH):
+        if isinstance(value, Mapping | list):
+            return evaluate(value, variables, place)
+        if not isinstance(value, str) or not has_template(value):
+            return value
+        value = _evaluate_text(value, variables, place)
+    raise InputError(f"{text} goes round in a circle", place=place, remedy="let no variable name itself")
+
+
+def has_template(text: str) -> bool:
+    """True where the text holds a template, statement or comment of Jinja."""
+    return "{{" in text or "{%" in text or "{#" in text
+
+
 def _evaluate_text(text: str, variables: Mapping[str, Any], place: Place) -> Any:
-    if "{{" not in text and "{%" not in text and "{#" not in text:
+    if not has_template(text):
         return text
     stripped = text.strip()
     lone = (
