@@ -36,7 +36,7 @@ def show_table(
     ]
     kept = _fitting(columns, widths, console.width) if people else list(range(len(columns)))
     header = [(columns[place].name, "") for place in range(len(columns))]
-    console.print(Text(title, style="bold"), soft_wrap=True)
+    console.print(Text(title, style="bold"), soft_wrap=not people)
     for number, row in enumerate((header, *rows)):
         line = Text("  " if people else "", style="dim" if number == 0 else "")
         for place in kept:

@@ -268,3 +268,34 @@ def test_finding_an_image():
     assert find_image([image], world.IMAGE.replace(":v1", ":v2")) is None
     assert digests_of(image, world.IMAGE) == (world.DIGEST, world.IMAGE_ID)
     assert digests_of(image, "elsewhere.example/app:v1") == (world.IMAGE_ID,)
+
+
+def recorded(what: str) -> Answer:
+    return Answer(0, (Path(__file__).parents[1] / "fixtures" / "docker-26" / what).read_bytes())
+
+
+def test_what_docker_26_really_says():
+    engine = parse_engine(recorded("engine"))
+    assert engine is not None
+    assert (engine.version, engine.cdi, engine.cgroup_version) == ("26.1.5+dfsg1", True, "2")
+    (image,) = parse_images(recorded("images")) or ()
+    assert (image.tags, image.digests) == (("app:v1", "fleet-lab-base:13"), ())
+    dead, first, second = parse_containers(recorded("containers")) or ()
+    assert (dead.state, dead.exit_code, dead.slot, dead.log) == (
+        "exited",
+        3,
+        "gpu-01-9",
+        "loading\nno model\n",
+    )
+    assert (first.name, second.name) == ("fleet-gpu-01-0", "fleet-gpu-01-1")
+    assert second.running
+    assert second.ports == (Port(7861, "7860/tcp"),)
+    assert second.gpus == (second.labels["fleet.gpu"],)
+    assert second.mounts == ("/srv:/models:ro",)
+    assert (second.env["LANGS"], second.settings["init"], second.settings["shm_size"]) == (
+        "de",
+        "true",
+        "67108864",
+    )
+    assert image.id in digests_of(image, second.image)
+    assert second.labels["fleet.digest"] == image.id == second.image_id
