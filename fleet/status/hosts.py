@@ -59,12 +59,28 @@ def report(host: Host, seen: Facts | FleetError) -> HostReport:
     containers = parse_containers(seen.get(CONTAINERS_PROBE.key, _ABSENT))
     by_uuid = {gpu.uuid: gpu for gpu in gpus or ()}
     now = engine.time if engine else None
-    slots = tuple(_slot(slot, by_uuid[slot.uuid], containers, now) for slot in slots_of(host, seen) or ())
+    found = slots_of(host, seen)
+    if found is None:
+        found = _remembered(host, containers or ())
+    slots = tuple(_slot(slot, by_uuid.get(slot.uuid), containers, now) for slot in found)
     problems = (*_host_problems(host, seen, gpus, containers), *_slot_problems(slots, containers))
     return HostReport(row, slots, problems)
 
 
-def _slot(slot: Slot, gpu: Gpu, containers: tuple[Container, ...] | None, now: datetime | None) -> SlotStatus:
+def _remembered(host: Host, containers: tuple[Container, ...]) -> tuple[Slot, ...]:
+    """The slots as their containers' labels tell them: one lost GPU silences nvidia-smi for all."""
+    found: dict[str, Slot] = {}
+    for container in sorted(containers, key=lambda container: container.running):
+        name, _, index = (container.slot or "").rpartition("-")
+        if name == host.name and index.isdigit() and container.ports:
+            uuid, port = container.labels.get("fleet.gpu", ""), container.ports[0].host_port
+            found[index] = Slot(host.name, int(index), uuid, host.address, port, weight=0)
+    return tuple(found[index] for index in sorted(found, key=int))
+
+
+def _slot(
+    slot: Slot, gpu: Gpu | None, containers: tuple[Container, ...] | None, now: datetime | None
+) -> SlotStatus:
     mine = [container for container in containers or () if container.slot == slot.name]
     # A stopped one beside the running one is kept for a rollback: it is not the slot's state.
     container = max(
@@ -78,12 +94,12 @@ def _slot(slot: Slot, gpu: Gpu, containers: tuple[Container, ...] | None, now: d
         gpu=slot.gpu_name,
         address=slot.address,
         port=slot.port,
-        weight=slot.weight,
+        weight=slot.weight or None,
         state=UNKNOWN if containers is None else NO_CONTAINER,
-        memory_used=gpu.memory_used,
-        memory_total=gpu.memory_total,
-        utilization=gpu.utilization,
-        temperature=gpu.temperature,
+        memory_used=gpu.memory_used if gpu else None,
+        memory_total=gpu.memory_total if gpu else None,
+        utilization=gpu.utilization if gpu else None,
+        temperature=gpu.temperature if gpu else None,
     )
     if container is None:
         return shown

@@ -42,7 +42,8 @@ class SlotStatus:
     """One slot. `state` is the container's (running, restarting, exited, ...), or none without one.
 
     Memory in MiB, `utilization` in percent, `temperature` in degrees Celsius, `age` in seconds since its
-    start. `health` is the image's own health check's word, None where it has none.
+    start or end; `weight` is the inventory's. `health` is the image's own health check's
+    word, None where it has none.
     """
 
     name: str
@@ -52,7 +53,7 @@ class SlotStatus:
     gpu: str
     address: str
     port: int
-    weight: int
+    weight: int | None
     state: str
     memory_used: int | None = None
     memory_total: int | None = None

@@ -100,6 +100,19 @@ def test_a_host_that_does_not_answer_is_a_row_with_its_reason():
     assert len(status.servers) == 2
 
 
+def test_slots_are_remembered_where_the_driver_fails():
+    lost = Answer(15, b"Unable to determine the device handle for GPU1: GPU is lost.\n")
+    kept = inspected(SPEC, slot(0), name="fleet-gpu-01-0-blue", state="exited")
+    seen = {"gpu-01": gpu_host(kept, *RUNNING, gpu=lost), "lb-01": balancer(*BOTH)}
+    status = summarise([HOST, LB], seen)
+    assert [(s.name, s.port, s.state, s.temperature, s.weight) for s in status.slots] == [
+        ("gpu-01-0", 7860, "running", None, None),
+        ("gpu-01-1", 7861, "running", None, None),
+    ]
+    assert status.slots[1].uuid == world.uuid(1)
+    assert [what.partition(":")[0] for _, what in told(status)] == ["the NVIDIA driver does not answer"]
+
+
 def test_a_host_that_could_not_be_looked_at_is_not_unreachable():
     status = summarise([HOST, LB], {"gpu-01": TaskError("sudo asks for a password")})
     assert [host.state for host in status.hosts] == ["failed", "failed"]
