@@ -97,7 +97,9 @@ def _login_failed(target: Target, error: LoginFailed) -> UnreachableError:
 
 def _broken(target: Target, error: Exception) -> UnreachableError:
     text = str(error) or type(error).__name__
-    if "banner" in text or isinstance(error, EOFError | ConnectionError):
+    if "No existing session" in text:  # what Paramiko says when its own deadline passed
+        text = f"no SSH greeting within {target.timeout:g} s"
+    if "banner" in text or "greeting" in text or isinstance(error, EOFError | ConnectionError):
         return UnreachableError(
             f"{target.name}: {target.address} accepted the connection, then did not speak SSH",
             output=text,
