@@ -106,14 +106,15 @@ def _host(host: HostStatus) -> list[Cell]:
 
 def _slot_table(slots: Sequence[SlotStatus]) -> tuple[str, Sequence[Column], list[list[Cell]]]:
     """The slots. An image that all share is named once, above the table."""
-    repositories = {repository(slot.image) for slot in slots if slot.image}
+    images = {slot.image for slot in slots if slot.image}
+    repositories = {image if image.startswith("sha256:") else repository(image) for image in images}
     shared = repositories.pop() if len(repositories) == 1 else None
     most = _most_common(slot.digest for slot in slots if slot.digest)
     return f"Slots of {shared}" if shared else "Slots", _SLOTS, [_slot(s, bool(shared), most) for s in slots]
 
 
 def _slot(slot: SlotStatus, shared: bool, most: str | None) -> list[Cell]:
-    image = tag(slot.image) if slot.image and shared else (slot.image or "").rpartition("/")[2]
+    image = _short_image(slot.image, shared) if slot.image else ""
     used, total = slot.memory_used, slot.memory_total
     full = used is not None and total and used > _FULL_MEMORY * total
     hot = slot.temperature is not None and slot.temperature >= _HOT
@@ -198,6 +199,14 @@ def _short_os(name: str | None) -> str:
     """`Debian 13`, `Ubuntu 24.04`: what tells systems apart."""
     words = (name or "").replace("GNU/Linux ", "").partition("(")[0].split()
     return " ".join(word for word in words if word not in ("LTS", "Linux")) or _NOTHING
+
+
+def _short_image(reference: str, shared: bool) -> str:
+    """The tag where the repository is told elsewhere, else with the repository's last word."""
+    if reference.startswith("sha256:"):
+        return _short_digest(reference)
+    name, its_tag = repository(reference).rpartition("/")[2], tag(reference)
+    return its_tag if shared else f"{name}:{its_tag}" if its_tag else name
 
 
 def _short_digest(digest: str | None) -> str:

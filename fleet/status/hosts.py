@@ -24,6 +24,7 @@ UNKNOWN = "unknown"
 _ABSENT = Answer(255)
 _NEVER = datetime.min.replace(tzinfo=UTC)
 _PROVISION = "run `fleet provision`"
+_LOOK = "look at `dmesg | grep -i -e nvrm -e xid` there"
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,12 @@ def _host_problems(
     host: Host, facts: Facts, gpus: tuple[Gpu, ...] | None, containers: tuple[Container, ...] | None
 ) -> Iterator[Problem]:
     if gpus is None:
-        reason = driver_problem(facts.get(GPU_PROBE.key, _ABSENT)) or ""
-        yield Problem(host.name, f"the NVIDIA driver does not answer: {reason}", _PROVISION)
+        answer = facts.get(GPU_PROBE.key, _ABSENT)
+        reason = driver_problem(answer) or ""
+        remedy = _PROVISION if answer.rc in (127, _ABSENT.rc) else _LOOK
+        yield Problem(host.name, f"the NVIDIA driver does not answer: {reason}", remedy)
     elif not gpus:
-        yield Problem(host.name, "the NVIDIA driver finds no GPU", "look at `dmesg | grep -i nvrm` there")
+        yield Problem(host.name, "the NVIDIA driver finds no GPU", _LOOK)
     if containers is None:
         yield Problem(
             host.name, "the Docker Engine does not answer", f"`systemctl status docker`, or {_PROVISION}"

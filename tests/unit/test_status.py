@@ -110,7 +110,9 @@ def test_slots_are_remembered_where_the_driver_fails():
         ("gpu-01-1", 7861, "running", None, None),
     ]
     assert status.slots[1].uuid == world.uuid(1)
-    assert [what.partition(":")[0] for _, what in told(status)] == ["the NVIDIA driver does not answer"]
+    (problem,) = status.problems
+    assert problem.what.startswith("the NVIDIA driver does not answer: Unable to determine")
+    assert "xid" in problem.remedy
 
 
 def test_a_host_that_could_not_be_looked_at_is_not_unreachable():
@@ -334,6 +336,10 @@ def test_different_images_are_named_in_full():
     assert "\nSlots\n" in text
     assert "hunyuan-mt-webui:v1" in text
     assert "other:v9" in text
+    bare = inspected(replace(SPEC, image="sha256:" + "5" * 64), slot(1))
+    text = shown(summarise([HOST], {"gpu-01": gpu_host(RUNNING[0], bare)}))
+    assert "  555555555555  " in text
+    assert "5" * 13 not in text
 
 
 def test_no_markup_comes_from_hosts():
