@@ -5,7 +5,6 @@ Shared by every module that writes a file (copy, template, file, apt_repository,
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 import shlex
@@ -222,6 +221,8 @@ def content_diff(wanted: Wanted, found: FileState) -> str:
 
 def text_diff(path: str, old: str, new: str, *, new_file: bool = False) -> str:
     """A unified diff of two texts; a missing newline at the end is marked as diff(1) marks it."""
+    import difflib
+
     lines = difflib.unified_diff(
         old.splitlines(keepends=True),
         new.splitlines(keepends=True),

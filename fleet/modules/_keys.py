@@ -45,6 +45,7 @@ fi
 where=$(od -An -v -tu1 "$t/bin" | awk '
   { for (i = 1; i <= NF; i++) b[n++] = $i }
   END {
+    p = 0
     while (p < n) {
       tag = b[p]
       if (tag < 128) exit

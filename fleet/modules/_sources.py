@@ -13,6 +13,7 @@ from fleet.modules._keys import fetch_key, is_armored
 from fleet.modules.base import Context
 
 KEYRINGS = "/etc/apt/keyrings"
+_STAGE = "/etc/apt/fleet"
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,15 @@ class Source:
             return f"{KEYRINGS}/{self.name}.{'asc' if is_armored(self.key) else 'gpg'}"
         return f"{KEYRINGS}/{self.name}.asc" if self.key_url else None
 
-    @property
-    def text(self) -> str:
-        """The file's content."""
+    def text(self, key_path: str | None) -> str:
+        """The file's content, with the key at `key_path`."""
         fields = [
             ("Types", self.types),
             ("URIs", self.uris),
             ("Suites", self.suites),
             ("Components", self.components),
             ("Architectures", self.architectures),
-            ("Signed-By", (self.key_path,) if self.key_path else ()),
+            ("Signed-By", (key_path,) if key_path else ()),
             ("Trusted", ("yes",) if self.trusted else ()),
         ]
         lines = [f"{name}: {' '.join(values)}" for name, values in fields if values]
@@ -74,37 +74,40 @@ def source_probes(name: str) -> tuple[Probe, ...]:
 def source_changes(source: Source, facts: Facts, ctx: Context) -> Sequence[Change]:
     """The changes that give the host this repository, its key and its package lists.
 
-    The lists are fetched with the new file before it takes its place: a repository that does not answer or
-    is not signed by the key never gets into apt's configuration.
+    The lists are fetched with copies of the new files first: a repository that does not answer or is not
+    signed by the key changes nothing in apt's configuration.
     """
-    steps: list[Step] = []
-    diff = ""
-    if source.key is not None and source.key_path is not None:
-        found = file_state(source.key_path, "content", facts, ctx)
-        if change := write(Wanted(source.key_path, source.key, "0644", "root", "root"), found, ctx):
-            steps += change.steps
-            diff += f"{source.key_path}: {found.kind} -> this key\n"
-    elif source.key_url and source.key_path is not None:
-        found = file_state(source.key_path, "content", facts, ctx)
-        if not found.regular or not found.size:
-            steps.append(fetch_key(source.key_url, source.key_fingerprint, source.key_path))
-            diff += f"{source.key_path}: absent -> key {source.key_fingerprint} from {source.key_url}\n"
+    key_path = source.key_path
+    key_there = key_path is None or _has_key(source, key_path, facts, ctx)
     file = file_state(source.path, "content", facts, ctx)
-    wanted = Wanted(source.path, source.text.encode(), "0644", "root", "root")
-    change = write(wanted, file, ctx)
-    if change is None and not steps:
+    final = Wanted(source.path, source.text(key_path).encode(), "0644", "root", "root")
+    change = write(final, file, ctx)
+    if change is None and key_there:
         return ()
+    steps: list[Step] = []
+    tried_key = key_path
+    diff = ""
+    if not key_there and key_path is not None:
+        tried_key = f"{_STAGE}/{key_path.rpartition('/')[2]}"
+        if source.key is not None:
+            steps.append(Upload(tried_key, source.key))
+        else:
+            steps.append(fetch_key(source.key_url or "", source.key_fingerprint, tried_key))
+        diff = f"{key_path}: key {source.key_fingerprint or source.name}\n"
+    tried = f"{_STAGE}/{source.name}.sources"
+    moves = (tried_key, key_path) if tried_key and key_path and tried_key != key_path else ()
+    steps += [
+        Upload(tried, source.text(tried_key).encode()),
+        Run(
+            ("sh", "-c", _TRY, "sources", _apt.APT, tried, *moves),
+            timeout=_apt.TIMEOUT,
+            env=_apt.ENVIRONMENT,
+            title=f"fetch the package lists of {source.name}",
+        ),
+    ]
     if change is not None:
+        steps += change.steps
         diff += change.diff
-    waiting = f"/etc/apt/fleet/{source.name}.sources"
-    attempt = ("sh", "-c", _TRY, "sources", waiting, source.path, _apt.APT)
-    fetch = Run(
-        attempt,
-        timeout=_apt.TIMEOUT,
-        env=_apt.ENVIRONMENT,
-        title=f"fetch the package lists of {source.name}",
-    )
-    steps += [Upload(waiting, wanted.content), fetch]
     verb = "change" if file.exists else "add"
     return (Change(f"{verb} the package repository {source.name}", diff, tuple(steps)),)
 
@@ -124,10 +127,22 @@ def _key_paths(name: str) -> tuple[str, str]:
     return (f"{KEYRINGS}/{name}.asc", f"{KEYRINGS}/{name}.gpg")
 
 
+def _has_key(source: Source, path: str, facts: Facts, ctx: Context) -> bool:
+    """Whether the key's file is right. One that was fetched was checked then, and is not asked for again."""
+    found = file_state(path, "content", facts, ctx)
+    if source.key is not None:
+        return found.same_content(source.key) and int(found.mode, 8) & 0o444 == 0o444
+    return found.regular and found.size > 0
+
+
 # Only this repository's lists are fetched, and the others' are left alone (List-Cleanup).
 _TRY = """\
-new=$1 path=$2 apt=$3
-sh -c "$apt" apt never update --error-on=any -o "Dir::Etc::sourcelist=$new" \\
-  -o Dir::Etc::sourceparts=/dev/null -o APT::Get::List-Cleanup=0 || { rm -f -- "$new"; exit 1; }
-mkdir -p "${path%/*}" && mv -fT -- "$new" "$path"
+apt=$1 tried=$2 key=$3 final=$4
+sh -c "$apt" apt never update --error-on=any -o "Dir::Etc::sourcelist=$tried" \\
+  -o Dir::Etc::sourceparts=/dev/null -o APT::Get::List-Cleanup=0
+rc=$?
+if [ -n "$key" ] && [ $rc -eq 0 ]; then mkdir -p "${final%/*}" && mv -fT -- "$key" "$final"; rc=$?; fi
+rm -f -- "$tried" ${key:+"$key"}
+rmdir -- "${tried%/*}" 2>/dev/null
+exit $rc
 """

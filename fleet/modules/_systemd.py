@@ -85,7 +85,7 @@ def unit_state(name: str, facts: Facts, ctx: Context) -> Unit:
 
 def _time(text: str) -> datetime | None:
     try:
-        return datetime.strptime(text, "%a %Y-%m-%d %H:%M:%S.%f %Z").replace(tzinfo=UTC)
+        return datetime.fromisoformat(text.partition(" ")[2].removesuffix(" UTC")).replace(tzinfo=UTC)
     except ValueError:
         return None
 

@@ -11,7 +11,7 @@ import msgspec
 from fleet.model.facts import Facts, Probe
 from fleet.model.steps import Change
 from fleet.modules._files import find_source, read_source
-from fleet.modules._keys import fingerprint
+from fleet.modules._keys import fingerprint, is_armored
 from fleet.modules._os import OS_PROBE, system
 from fleet.modules._sources import Source, source_changes, source_probes, source_removal
 from fleet.modules.base import Args, Context
@@ -128,6 +128,10 @@ def words(value: str | list[str]) -> tuple[str, ...]:
 def _key(args: AptRepositoryArgs, ctx: Context) -> bytes | None:
     if args.signed_by is None:
         return None
-    if "-----BEGIN PGP PUBLIC KEY BLOCK-----" in args.signed_by:
+    if is_armored(args.signed_by.encode()):
         return args.signed_by.encode()
-    return read_source(find_source(args.signed_by, "files", ctx), ctx)
+    path = find_source(args.signed_by, "files", ctx)
+    key = read_source(path, ctx)
+    if not is_armored(key) and key[:1] < b"\x80":
+        raise ctx.fail(f"{path} is not an OpenPGP key", remedy="export one with `gpg --export --armor KEY`")
+    return key

@@ -43,6 +43,7 @@ class DockerEngineArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     version: str | None = None
     min_version: str = "25"
     hold: bool | None = None
+    allow_downgrade: bool = False
     config: dict[str, Any] = msgspec.field(default_factory=dict)
     registry_ca: dict[str, str] = msgspec.field(default_factory=dict)
     repository: str = "https://download.docker.com/linux"
@@ -122,6 +123,7 @@ class DockerEngine:
             at installation, never changed after.
         min_version: oldest engine to accept; default `"25"`, the first with CDI.
         hold: true keeps apt from changing the engine; default: as it is.
+        allow_downgrade: accept a `version` older than the installed one; default false.
         config: keys of /etc/docker/daemon.json; mappings are merged, null removes a key.
         registry_ca: certificate authorities of private registries: `HOST:PORT` and the certificate's
             file on the controller.
@@ -217,7 +219,9 @@ def _install(args: DockerEngineArgs, seen: _Seen, facts: Facts, ctx: Context) ->
         if change := write(wanted, seen.file, ctx):
             changes.append(change)
     family = "docker.io" if args.source == "distribution" else "docker-ce"
-    changes += _apt.install(_wishes(family, args, host), seen.packages, hold=args.hold)
+    changes += _apt.install(
+        _wishes(family, args, host), seen.packages, hold=args.hold, allow_downgrade=args.allow_downgrade
+    )
     check = Run(("dockerd", "--validate", "--config-file", _docker_config.PATH))
     changes.append(Change("start Docker and enable it at boot", steps=(check, *_start(enable=True))))
     return changes
@@ -233,7 +237,12 @@ def _packages(args: DockerEngineArgs, seen: _Seen, ctx: Context) -> list[Change]
                 remedy="leave out `version`, or remove that engine first",
             )
         return []
-    return _apt.install(_wishes(seen.package, args, seen.system), seen.packages, hold=args.hold)
+    return _apt.install(
+        _wishes(seen.package, args, seen.system),
+        seen.packages,
+        hold=args.hold,
+        allow_downgrade=args.allow_downgrade,
+    )
 
 
 def _configure(args: DockerEngineArgs, seen: _Seen, ctx: Context) -> list[Change]:

@@ -31,6 +31,7 @@ class NvidiaContainerToolkitArgs(Args, frozen=True, forbid_unknown_fields=True, 
     version: str | None = None
     packages: list[str] = msgspec.field(default_factory=lambda: list(PACKAGES))
     hold: bool | None = True
+    allow_downgrade: bool = False
     cdi_spec: str = "/etc/cdi/nvidia.yaml"
 
     def __post_init__(self) -> None:
@@ -58,6 +59,7 @@ class NvidiaContainerToolkit:
             installation, never changed after.
         packages: packages to install, pinned and held together; default the toolkit's four.
         hold: true (default) keeps apt from changing them; null leaves holds as they are.
+        allow_downgrade: accept a `version` older than the installed one; default false.
         cdi_spec: the CDI file; default /etc/cdi/nvidia.yaml.
 
     Example:
@@ -77,7 +79,7 @@ class NvidiaContainerToolkit:
         """One change for the packages, one for holds, one for the CDI file."""
         known = _apt.packages(args.packages, facts, ctx, virtual=False)
         wishes = [_apt.Wish(name, args.version) for name in args.packages]
-        changes = _apt.install(wishes, known, hold=args.hold)
+        changes = _apt.install(wishes, known, hold=args.hold, allow_downgrade=args.allow_downgrade)
         gpus = parse_gpus(facts[GPU_PROBE.key])
         if gpus is None:
             problem = driver_problem(facts[GPU_PROBE.key])
