@@ -85,7 +85,7 @@ def deploy(text: str, config_hash: str) -> tuple[Step, ...]:
     """
     return (
         Upload(NEW_CONFIG, text.encode()),
-        Run(("haproxy", "-c", "-q", "-f", NEW_CONFIG), title="haproxy -c (check the new configuration)"),
+        Run(("haproxy", "-c", "-f", NEW_CONFIG), title="haproxy -c (check the new configuration)"),
         Run(
             ("sh", "-c", _DEPLOY, "deploy", config_hash),
             timeout=TIMEOUT,

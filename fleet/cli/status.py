@@ -30,7 +30,7 @@ def status(
     hosts = loaded.select(limit, at_least_one=True) if limit else tuple(loaded.hosts.values())
     hosts = tuple(host for host in hosts if {"gpu", "balancer"} & set(host.groups))
     seen = observe(hosts, probes, opener(loaded, sudo_password(ask_sudo), connect_timeout), forks=forks)
-    result = summarise(hosts, seen)
+    result = summarise(hosts, seen, whole=not limit)
     if json:
         print_json(result.as_json())
     else:

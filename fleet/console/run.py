@@ -78,7 +78,8 @@ class RunView:
 
     def _host(self, event: HostEvent) -> None:
         if event.error is not None:
-            self._lines(event.host, event.state, error_lines(event.error))
+            first, *rest = error_lines(event.error)
+            self._lines(event.host, event.state, [first.removeprefix(f"{event.host}: "), *rest])
         if event.state in ("done", "unreachable"):
             self._remove(event.host)
         else:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fleet.errors import ExitCode, FleetError, UnreachableError
+from fleet.errors import ExitCode, FleetError, InputError, UnreachableError
 from fleet.model.steps import Change
 
 Status = Literal["ok", "changed", "failed", "unreachable", "skipped"]
@@ -70,11 +70,17 @@ class RunResult:
 
     @property
     def exit_code(self) -> ExitCode:
-        """Worst first: interrupted, a failed host, an unreachable host, done."""
+        """Worst first: interrupted, a failed host, an unreachable host, done.
+
+        Where the failed hosts failed by what the user wrote (a key file that is not there), it is INVALID.
+        """
         states = {host.status for host in self.hosts.values()}
         if self.interrupted:
             return ExitCode.INTERRUPTED
-        if "failed" in states:
+        failed = [host for host in self.hosts.values() if host.status == "failed"]
+        if failed and all(isinstance(host.error, InputError) for host in failed):
+            return ExitCode.INVALID
+        if failed:
             return ExitCode.HOST_FAILED
         if "unreachable" in states:
             return ExitCode.UNREACHABLE

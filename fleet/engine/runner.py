@@ -58,7 +58,7 @@ class HostRunner:
         result = self._remote.run(step.argv, stdin=stdin, timeout=step.timeout, env=step.env)
         if result.rc not in step.ok_codes:
             raise StepError(
-                f"`{_short(step.argv)}` ended with {result.rc}",
+                f"{step.title or f'`{_short(step.argv)}`'} ended with {result.rc}",
                 output=(result.err or result.out).decode("utf-8", "replace").strip(),
             )
 
