@@ -202,6 +202,13 @@ def _install(args: DockerEngineArgs, seen: _Seen, facts: Facts, ctx: Context) ->
             f"fleet does not install Docker on {host.title}",
             remedy=f"install Docker Engine {args.min_version} or newer on it; fleet will use that",
         )
+    if args.source == "distribution" and host.id == "debian" and (host.major or 99) < 13:
+        offered = (20, 10) if host.major == 12 else (0, 0)
+        if (_parts(args.min_version) or offered) > offered:
+            raise ctx.fail(
+                f"{host.title} has no Docker Engine {args.min_version}: its docker.io is older",
+                remedy="say `source: docker`, which installs from Docker's own repository",
+            )
     if args.source == "docker":
         base = f"{args.repository.rstrip('/')}/{host.id}"
         source = Source(

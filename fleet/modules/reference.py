@@ -1,4 +1,4 @@
-"""The reference of all modules, from their docstrings: `python -m fleet.modules.reference > docs/modules.md`."""
+"""The reference of all modules: `python -m fleet.modules.reference > docs/modules.md`."""
 
 from __future__ import annotations
 

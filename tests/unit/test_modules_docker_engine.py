@@ -136,7 +136,9 @@ def test_a_new_engine_starts_once_with_its_configuration():
 def test_the_client_is_its_own_package_only_where_it_is():
     assert install("docker.io") in steps(docker({}, {**BARE, "os": UBUNTU_24}))
     bookworm = DEBIAN_13.replace('VERSION_ID="13"', 'VERSION_ID="12"')
-    assert install("docker.io") in steps(docker({}, {**BARE, "os": bookworm}))
+    assert install("docker.io") in steps(docker({"min_version": "20.10"}, {**BARE, "os": bookworm}))
+    with pytest.raises(TaskError, match=r"its docker\.io is older"):
+        docker({}, {**BARE, "os": bookworm})
     testing = DEBIAN_13.replace('VERSION_ID="13"\n', "")
     assert install("docker.io", "docker-cli") in steps(docker({}, {**BARE, "os": testing}))
 
