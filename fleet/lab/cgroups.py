@@ -2,12 +2,14 @@
 
 On a unified machine the host's private control-group namespace is enough: its entry point makes the mount
 writable. On a hybrid machine (version 1 with version 2 beside it) the engine gives containers no version 2
-tree, so each host gets a folder of the machine's, mounted on its /sys/fs/cgroup.
+tree, so each host gets a folder of the machine's, mounted on its /sys/fs/cgroup, and its first process moves
+there and makes it the root of a namespace. Either way a host sees no path of the machine around it.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +20,13 @@ _UNIFIED_ENTRY = (
     "-c",
     "mount -o remount,rw /sys/fs/cgroup && exec /lib/systemd/systemd",
 )
-_HYBRID_ENTRY = ("/lib/systemd/systemd",)
+_REMOVE_DEADLINE = 10.0
+
+_HYBRID_ENTRY = (
+    "/bin/sh",
+    "-c",
+    "echo $$ > /sys/fs/cgroup/cgroup.procs && exec unshare --cgroup /lib/systemd/systemd",
+)
 
 
 class Unified:
@@ -58,11 +66,19 @@ class Hybrid:
         return f"{folder}:/sys/fs/cgroup:rw"
 
     def remove(self, lab: str) -> None:
-        """Remove the groups of a lab, innermost first; groups still in use stay."""
+        """Remove the groups of a lab, innermost first, once the last processes in them have ended."""
         top = self.root / "fleet-lab"
-        for folder, _, _ in os.walk(top / lab, topdown=False):
-            with suppress(OSError):
-                os.rmdir(folder)
+        deadline = time.monotonic() + _REMOVE_DEADLINE
+        while (top / lab).is_dir():
+            for folder, _, _ in os.walk(top / lab, topdown=False):
+                with suppress(OSError):
+                    os.rmdir(folder)
+            if time.monotonic() > deadline:
+                raise FleetError(
+                    f"the control groups under {top / lab} are still in use",
+                    remedy="Run `fleet lab down` again as root.",
+                )
+            time.sleep(0.02)
         with suppress(OSError):
             top.rmdir()
 

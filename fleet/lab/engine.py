@@ -55,7 +55,7 @@ def apt_install(report: Report, *packages: str) -> None:
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise FleetError(
             f"this machine lacks {names}",
-            remedy=f"Install {names}, or run this as root on Debian or Ubuntu, where it is installed for you.",
+            remedy=f"Install {names}, or run this as root on Debian or Ubuntu.",
         )
     report(f"installing {names} on this machine with apt")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}

@@ -67,12 +67,11 @@ class Folder:
 
     def write(self, name: str, content: bytes) -> None:
         """Write one file, readable by its owner only."""
-        path = self.file(name)
-        partial = path.with_name(f".{name}.part")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(content)
-        partial.rename(path)
+        _write(self.file(name), content, 0o600)
+
+    def write_inventory(self, text: str) -> None:
+        """Write the inventory, whole or not at all."""
+        _write(self.inventory, text.encode(), 0o644)
 
     def check_ours(self) -> None:
         """Refuse to touch an inventory that a person wrote."""
@@ -91,7 +90,8 @@ class Folder:
         self.check_ours()
         for name in _FILES:
             self.file(name).unlink(missing_ok=True)
-            self.path.joinpath(f".{name}.part").unlink(missing_ok=True)
+            _partial(self.file(name)).unlink(missing_ok=True)
+        _partial(self.inventory).unlink(missing_ok=True)
         self.inventory.unlink(missing_ok=True)
         with suppress(OSError):
             self.path.rmdir()
@@ -140,3 +140,15 @@ def archive(entries: Iterable[Entry]) -> bytes:
                 info.size = len(entry.content)
                 tar.addfile(info, io.BytesIO(entry.content))
     return buffer.getvalue()
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    partial = _partial(path)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "wb") as handle:
+        handle.write(content)
+    partial.rename(path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")

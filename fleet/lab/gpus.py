@@ -10,13 +10,13 @@ GPUS_FILE = "/etc/fleet-lab/gpus.json"
 """Where a host's GPUs are described. A test changes the file, and `nvidia-smi` tells the new truth."""
 
 
-def describe(lab: str, host: str, count: int) -> str:
-    """The JSON of a host's GPUs: idle T4 cards, whose UUIDs are the same each time the lab is made."""
+def describe(host: str, count: int) -> str:
+    """The JSON of a host's GPUs: idle T4 cards, whose UUIDs are the same in each lab."""
     gpus = [
         {
             "index": index,
             "name": "Tesla T4",
-            "uuid": _uuid(lab, host, index),
+            "uuid": _uuid(host, index),
             "memory_total": 15360,
             "memory_used": 3,
             "utilization": 0,
@@ -33,6 +33,6 @@ def describe(lab: str, host: str, count: int) -> str:
     return json.dumps({"gpus": gpus}, indent=2) + "\n"
 
 
-def _uuid(lab: str, host: str, index: int) -> str:
-    seed = hashlib.sha256(f"{lab} {host} {index}".encode()).digest()
+def _uuid(host: str, index: int) -> str:
+    seed = hashlib.sha256(f"{host} {index}".encode()).digest()
     return f"GPU-{uuid.UUID(bytes=seed[:16], version=4)}"

@@ -12,7 +12,7 @@ from fleet.errors import FleetError
 from fleet.lab.cgroups import Hybrid, Unified
 from fleet.lab.files import Entry, Folder, archive
 from fleet.lab.gpus import GPUS_FILE, describe
-from fleet.lab.keys import hash_htpasswd, make_certificate, make_key_pair
+from fleet.lab.keys import Certificate, hash_htpasswd, make_certificate, make_key_pair
 from fleet.lab.spec import HostSpec, LabHost, Report
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ BALANCER_PORTS = (80, 443, 8404)
 REGISTRY_PORTS = (80, 5000)
 
 _USERS = {"fleet": 1000, "asks": 1001, "nosudo": 1002}
-_BOOT_DEADLINE = 90.0
+_BOOT_DEADLINE = 180.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ def create(
     )
     # What the docker command calls systempaths=unconfined; the SDK has no word for it.
     settings |= {"MaskedPaths": [], "ReadonlyPaths": [], "CgroupnsMode": cgroups.namespace}
+    endpoint = api.create_endpoint_config(ipv4_address=place.fleet_address, aliases=[host.name])
     made = api.create_container(
         image=place.image,
         command=list(cgroups.entry),
@@ -95,15 +96,14 @@ def create(
         stop_signal="SIGRTMIN+3",
         ports=list(published),
         host_config=settings,
-        networking_config=api.create_networking_config(
-            {
-                place.network: api.create_endpoint_config(
-                    ipv4_address=place.fleet_address, aliases=[host.name]
-                )
-            }
-        ),
+        networking_config={"EndpointsConfig": {place.network: endpoint}},
     )
-    api.put_archive(made["Id"], "/", archive(_files(host, place, folder, key.private, key.public)))
+    try:
+        api.put_archive(made["Id"], "/", archive(_files(host, place, folder, key.private, key.public)))
+    except BaseException:
+        # Without its keys the host would be of no use, yet look complete to the next `up`.
+        api.remove_container(made["Id"], v=True, force=True)
+        raise
 
 
 def start(container: Container) -> None:
@@ -130,7 +130,7 @@ def wait(client: DockerClient, host: LabHost, report: Report) -> None:
         if container.status != "running":
             raise FleetError(
                 f"the lab host {host.name} ended while booting",
-                output=container.logs(tail=20).decode("utf-8", "replace"),
+                output=last_words(container),
                 remedy="Check that the engine may give all capabilities but SYS_RESOURCE to containers.",
             )
         state = _shell(container, "systemctl is-system-running").strip()
@@ -148,6 +148,12 @@ def wait(client: DockerClient, host: LabHost, report: Report) -> None:
         report(f"{host.name}: booted, but units failed: {failed}")
 
 
+def last_words(container: Container) -> str:
+    """The end of what a container printed."""
+    printed = container.logs(tail=20)
+    return (printed if isinstance(printed, bytes) else b"".join(printed)).decode("utf-8", "replace")
+
+
 def _shell(container: Container, script: str) -> str:
     return str(container.exec_run(["sh", "-c", script]).output.decode("utf-8", "replace"))
 
@@ -160,8 +166,8 @@ def _greets(address: str) -> bool:
         return False
 
 
-def _published(host: HostSpec, place: Placement) -> dict[int, tuple[str, int]]:
-    ports = {22: (place.address, 22)}
+def _published(host: HostSpec, place: Placement) -> dict[int | str, Any]:
+    ports: dict[int | str, Any] = {22: (place.address, 22)}
     if host.kind == "balancer":
         ports |= {port: (place.service, port) for port in BALANCER_PORTS}
     if host.kind == "registry":
@@ -169,9 +175,7 @@ def _published(host: HostSpec, place: Placement) -> dict[int, tuple[str, int]]:
     return ports
 
 
-def _files(
-    host: HostSpec, place: Placement, folder: Folder, key: bytes, public: str
-) -> Sequence[Entry]:
+def _files(host: HostSpec, place: Placement, folder: Folder, key: bytes, public: str) -> Sequence[Entry]:
     authorized = folder.file("id_ed25519.pub").read_bytes()
     asks = f"asks:{folder.text('asks_password')}\n".encode()
     entries = [
@@ -186,7 +190,7 @@ def _files(
             Entry(f"home/{user}/.ssh/authorized_keys", authorized, mode=0o600, owner=number),
         ]
     if host.kind == "gpu":
-        described = describe(place.lab, host.name, host.gpus)
+        described = describe(host.name, host.gpus)
         entries.append(Entry(GPUS_FILE.lstrip("/"), described.encode()))
     if host.kind == "registry":
         entries += _registry_files(host, place, folder)
@@ -194,8 +198,6 @@ def _files(
 
 
 def _registry_files(host: HostSpec, place: Placement, folder: Folder) -> list[Entry]:
-    from fleet.lab.keys import Certificate
-
     authority = Certificate(folder.file("ca.crt").read_bytes(), folder.file("ca.key").read_bytes())
     names = (host.name, "localhost", place.fleet_address, place.address, "127.0.0.1")
     server = make_certificate(authority, names)

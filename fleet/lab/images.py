@@ -130,12 +130,27 @@ def build_on(client: DockerClient, tag: str, context: Path, base: str, report: R
     return tag
 
 
+def remove_images(client: DockerClient, report: Report) -> None:
+    """Remove every image the lab made that no container runs on."""
+    import docker
+
+    for image in client.images.list(filters={"label": IMAGE_LABEL}):
+        for tag in image.tags:
+            try:
+                client.images.remove(tag)
+            except docker.errors.ImageNotFound:
+                continue
+            except docker.errors.APIError:
+                report(f"kept {tag}, which another lab uses")
+    client.images.prune(filters={"dangling": True, "label": IMAGE_LABEL})
+
+
 def find_recipe(client: DockerClient, tag: str) -> str:
     """The recipe hash of an image of ours; empty when there is none of that name."""
     import docker
 
     try:
-        return client.images.get(tag).labels.get(IMAGE_LABEL, "")
+        return str(client.images.get(tag).labels.get(IMAGE_LABEL, ""))
     except docker.errors.ImageNotFound:
         return ""
 

@@ -1,33 +1,40 @@
-"""A lab's life: up, status, down."""
+"""A lab's life: up, status, snapshot, down."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fleet.data import data_dir
 from fleet.errors import FleetError, InputError
-from fleet.lab import addresses, hosts
+from fleet.lab import addresses, hosts, snapshots
 from fleet.lab.cgroups import layout
 from fleet.lab.engine import connect
 from fleet.lab.files import Folder
+from fleet.lab.found import (
+    INVENTORY_LABEL,
+    addresses_taken,
+    containers,
+    find_network,
+    inventory_of,
+    observe,
+    subnet_of,
+    subnets_taken,
+)
 from fleet.lab.hosts import LAB_LABEL
-from fleet.lab.images import IMAGE_LABEL, host_image
+from fleet.lab.images import host_image, remove_images
 from fleet.lab.inventory import known_hosts, render
-from fleet.lab.registry import read_file, registry_image
-from fleet.lab.spec import REGISTRY, HostSpec, LabHost, LabSpec, LabState, Report
+from fleet.lab.registry import empty_registry, filled_registry, read_file
+from fleet.lab.snapshots import Snapshot
+from fleet.lab.spec import REGISTRY, HostSpec, LabSpec, LabState, Report
 from fleet.lab.webui import webui_images
-from fleet.model.secret import Secret
 
 if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
     from docker.models.networks import Network
-
-_KINDS = ("gpu", "balancer", "registry")
 
 
 def up(spec: LabSpec, report: Report) -> LabState:
@@ -40,47 +47,77 @@ def up(spec: LabSpec, report: Report) -> LabState:
     folder = Folder(spec.inventory_path())
     folder.check_ours()
     _check_same(client, spec, folder)
-    network = _network(client, spec)
+    kept = None
+    if spec.snapshot:
+        kept = snapshots.find(client, spec.snapshot, {host.name: host for host in spec.hosts()})
+    network = _network(client, spec, kept)
+    if kept:
+        folder.unpack(kept.files)
     folder.create()
-    images = _images(client, spec, report)
-    _create_missing(client, spec, network, folder, images, report)
-    state = _observe(client, spec.name)
-    report(f"starting {len(state.hosts)} hosts")
+    images = (
+        {host.name: kept.image(host.name) for host in spec.hosts()} if kept else _images(client, spec, report)
+    )
+    _create_missing(client, spec, network, folder, images, kept, report)
+    found = containers(client, spec.name)
+    asleep = [container for container in found if container.status != "running"]
+    if asleep:
+        report(f"starting {len(asleep)} hosts")
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(hosts.start, _containers(client, spec.name)))
+        list(pool.map(hosts.start, asleep))
+        state = observe(client, spec.name)
         list(pool.map(lambda host: hosts.wait(client, host, report), state.hosts))
-    state = _observe(client, spec.name)
-    _write(client, state, folder)
+    _write(found, state, folder)
     report(f"lab {spec.name} is up after {time.monotonic() - began:.0f} s: {folder.inventory}")
-    return _observe(client, spec.name)
+    return observe(client, spec.name)
 
 
 def status(name: str) -> LabState:
     """The lab as the engine has it; without hosts when there is none of that name."""
-    return _observe(connect(lambda line: None), name)
+    return observe(connect(lambda line: None), name)
+
+
+def snapshot(name: str, tag: str, report: Report) -> None:
+    """Keep the lab's hosts as they are, for `up` with that snapshot. They are stopped for some seconds."""
+    client = connect(report)
+    state = observe(client, name)
+    network = find_network(client, name)
+    if network is None or not state.hosts:
+        raise InputError(f"there is no lab {name}", remedy=f"Start one: `fleet lab up --name {name}`.")
+    snapshots.save(client, state, tag, subnet_of(network), report)
 
 
 def down(name: str, report: Report, *, images: bool = False) -> None:
-    """Remove the lab: hosts, volumes, network, control groups, inventory, keys. `images`: the cache too."""
+    """Remove the lab: hosts, volumes, network, control groups, inventory, keys.
+
+    With `images`, what was kept to make the next lab quickly goes too, snapshots included.
+    """
     client = connect(report)
-    containers = _containers(client, name)
-    report(f"removing {len(containers)} hosts of lab {name}")
+    found = containers(client, name)
+    network = find_network(client, name)
+    if found or network:
+        report(f"removing {len(found)} hosts of lab {name}")
+    else:
+        report(f"there is no lab {name}")
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(_remove, containers))
+        list(pool.map(_remove, found))
     for volume in client.volumes.list(filters={"label": f"{LAB_LABEL}={name}"}):
         volume.remove(force=True)
     layout(client.info()["CgroupVersion"]).remove(name)
-    network = _find_network(client, name)
-    if network is not None:
-        Folder(Path(network.attrs["Labels"]["fleet.lab.inventory"])).remove()
+    inventory = inventory_of(network)
+    if inventory:
+        Folder(inventory).remove()
+    if network:
         network.remove()
     if images:
-        _remove_images(client, report)
+        for tag in snapshots.tags(client):
+            snapshots.remove(client, tag, report)
+        remove_images(client, report)
 
 
 def _check_same(client: DockerClient, spec: LabSpec, folder: Folder) -> None:
     """A lab that exists is completed, never changed under its users' feet."""
-    existing = {host.name: host for host in _observe(client, spec.name).hosts}
+    state = observe(client, spec.name)
+    existing = {host.name: host for host in state.hosts}
     for wanted in spec.hosts():
         found = existing.get(wanted.name)
         if found and (found.os, found.gpus) != (f"debian {wanted.debian}", wanted.gpus):
@@ -89,10 +126,9 @@ def _check_same(client: DockerClient, spec: LabSpec, folder: Folder) -> None:
                 f"not debian {wanted.debian} and {wanted.gpus}",
                 remedy=f"Run `fleet lab down --name {spec.name}` first, or choose another name.",
             )
-    network = _find_network(client, spec.name)
-    if network and network.attrs["Labels"]["fleet.lab.inventory"] != str(folder.inventory):
+    if state.inventory and state.inventory != folder.inventory:
         raise InputError(
-            f"lab {spec.name} exists with the inventory {network.attrs['Labels']['fleet.lab.inventory']}",
+            f"lab {spec.name} exists, and its inventory is {state.inventory}, not {folder.inventory}",
             remedy="Name that inventory, or choose another lab name.",
         )
     if existing and not folder.complete():
@@ -102,30 +138,22 @@ def _check_same(client: DockerClient, spec: LabSpec, folder: Folder) -> None:
         )
 
 
-def _network(client: DockerClient, spec: LabSpec) -> Network:
+def _network(client: DockerClient, spec: LabSpec, kept: Snapshot | None) -> Network:
     """The lab's network, made first: its labels tell `down` what there is to remove."""
     from docker.types import IPAMConfig, IPAMPool
 
     with addresses.allocation_lock():
-        found = _find_network(client, spec.name)
-        if found is not None:
-            return found
-        subnet = addresses.free_subnet(
-            pool["Subnet"]
-            for network in client.networks.list()
-            for pool in (network.attrs["IPAM"]["Config"] or ())
-            if "Subnet" in pool
-        )
-        labels = {LAB_LABEL: spec.name, "fleet.lab.inventory": str(spec.inventory_path())}
-        client.networks.create(
-            f"fleet-lab-{spec.name}",
-            ipam=IPAMConfig(pool_configs=[IPAMPool(subnet=subnet)]),
-            labels=labels,
-            check_duplicate=True,
-        )
-    network = _find_network(client, spec.name)
-    assert network is not None
-    return network
+        found = find_network(client, spec.name)
+        if found is None:
+            subnet = addresses.free_subnet(subnets_taken(client), kept.subnet if kept else None)
+            client.networks.create(
+                f"fleet-lab-{spec.name}",
+                ipam=IPAMConfig(pool_configs=[IPAMPool(subnet=subnet)]),
+                labels={LAB_LABEL: spec.name, INVENTORY_LABEL: str(spec.inventory_path())},
+            )
+            found = find_network(client, spec.name)
+    assert found is not None
+    return found
 
 
 def _images(client: DockerClient, spec: LabSpec, report: Report) -> dict[str, str]:
@@ -139,8 +167,9 @@ def _images(client: DockerClient, spec: LabSpec, report: Report) -> dict[str, st
         }
         webui = pool.submit(webui_images, client, assets, report) if spec.registry else None
         images = {host.name: bases[host.debian].result() for host in wanted}
-        if webui is not None:
-            images[REGISTRY] = registry_image(client, images[REGISTRY], webui.result(), assets, report)
+        if webui:
+            empty = empty_registry(client, images[REGISTRY], assets, report)
+            images[REGISTRY] = filled_registry(client, empty, webui.result(), report)
     return images
 
 
@@ -149,96 +178,53 @@ def _create_missing(
     spec: LabSpec,
     network: Network,
     folder: Folder,
-    images: dict[str, str],
+    images: Mapping[str, str],
+    kept: Snapshot | None,
     report: Report,
 ) -> None:
     cgroups = layout(client.info()["CgroupVersion"])
-    subnet = network.attrs["IPAM"]["Config"][0]["Subnet"]
-    existing = {host.name for host in _observe(client, spec.name).hosts}
+    for container in containers(client, spec.name):
+        # Left by an `up` that was killed: it may lack its keys.
+        if container.status == "created":
+            _remove(container)
+    existing = {host.name for host in observe(client, spec.name).hosts}
     missing = [host for host in spec.hosts() if host.name not in existing]
-    if missing:
-        report(f"creating {len(missing)} hosts")
+    if not missing:
+        return
+    report(f"creating {len(missing)} hosts")
+    if kept:
+        filled = [host.name for host in missing if host.kind != "registry"]
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda h: snapshots.restore_volume(client, kept, spec.name, h), filled))
     with addresses.allocation_lock():
-        taken = _taken(client)
+        taken = addresses_taken(client)
         for host in missing:
-            place = _place(spec.name, host, str(network.name), subnet, images[host.name], taken)
+            place = _place(spec.name, host, network, images[host.name], taken)
             taken |= {place.address, place.service}
             hosts.create(client, host, place, cgroups, folder)
 
 
-def _place(
-    lab: str, host: HostSpec, network: str, subnet: str, image: str, taken: Iterable[str]
-) -> hosts.Placement:
+def _place(lab: str, host: HostSpec, network: Network, image: str, taken: Iterable[str]) -> hosts.Placement:
+    service = ""
+    if host.kind == "balancer":
+        service = addresses.free_address(addresses.SERVICE_ADDRESSES, taken)
     return hosts.Placement(
         lab=lab,
-        network=network,
+        network=str(network.name),
         image=image,
         address=addresses.free_address(addresses.SSH_ADDRESSES, taken),
-        fleet_address=addresses.fleet_address(subnet, host),
-        service=addresses.free_address(addresses.SERVICE_ADDRESSES, taken)
-        if host.kind == "balancer"
-        else "",
+        fleet_address=addresses.fleet_address(subnet_of(network), host),
+        service=service,
     )
 
 
-def _taken(client: DockerClient) -> set[str]:
-    labels = [found.labels for found in client.containers.list(all=True, filters={"label": LAB_LABEL})]
-    return {each.get(f"fleet.lab.{kind}", "") for each in labels for kind in ("address", "service")}
-
-
-def _write(client: DockerClient, state: LabState, folder: Folder) -> None:
-    keys = {
-        container.labels["fleet.lab.address"]: container.labels["fleet.lab.host-key"]
-        for container in _containers(client, state.name)
-    }
+def _write(found: Iterable[Container], state: LabState, folder: Folder) -> None:
+    keys = {each.labels["fleet.lab.address"]: each.labels["fleet.lab.host-key"] for each in found}
     folder.write("known_hosts", known_hosts(keys).encode())
-    for host in state.hosts:
-        if host.kind == "registry":
-            container = client.containers.get(host.container)
+    for container in found:
+        if container.labels["fleet.lab.kind"] == "registry":
             folder.write("apt_key.asc", read_file(container, "/srv/www/nvidia/key.asc"))
-    folder.inventory.write_text(render(state, folder))
-
-
-def _observe(client: DockerClient, name: str) -> LabState:
-    found = [_host(container) for container in _containers(client, name)]
-    found.sort(key=lambda host: (_KINDS.index(host.kind), host.name))
-    network = _find_network(client, name)
-    inventory = Path(network.attrs["Labels"]["fleet.lab.inventory"]) if network else None
-    service = next((host.service for host in found if host.service), "")
-    password = ""
-    if inventory and Folder(inventory).file("asks_password").exists():
-        password = Folder(inventory).text("asks_password")
-    return LabState(
-        name=name,
-        url=f"http://{service}" if service else "",
-        inventory=inventory,
-        hosts=tuple(found),
-        asks_password=Secret(password),
-    )
-
-
-def _host(container: Container) -> LabHost:
-    labels = container.labels
-    return LabHost(
-        name=labels["fleet.lab.host"],
-        kind=labels["fleet.lab.kind"],
-        address=labels["fleet.lab.address"],
-        fleet_address=labels["fleet.lab.fleet-address"],
-        service=labels["fleet.lab.service"],
-        container=str(container.name),
-        state=container.status,
-        os=f"debian {labels['fleet.lab.debian']}",
-        gpus=int(labels["fleet.lab.gpus"]),
-    )
-
-
-def _containers(client: DockerClient, name: str) -> list[Container]:
-    return client.containers.list(all=True, filters={"label": f"{LAB_LABEL}={name}"})
-
-
-def _find_network(client: DockerClient, name: str) -> Network | None:
-    found = client.networks.list(filters={"label": f"{LAB_LABEL}={name}"})
-    return found[0] if found else None
+    folder.write_inventory(render(state, folder))
 
 
 def _remove(container: Container) -> None:
@@ -248,15 +234,3 @@ def _remove(container: Container) -> None:
         container.remove(force=True, v=True)
     except docker.errors.NotFound:
         return
-
-
-def _remove_images(client: DockerClient, report: Report) -> None:
-    """Remove the images no other lab runs on."""
-    import docker
-
-    for image in client.images.list(filters={"label": IMAGE_LABEL}):
-        for tag in image.tags:
-            try:
-                client.images.remove(tag)
-            except docker.errors.APIError:
-                report(f"kept {tag}, which another lab uses")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fleet.errors import FleetError
+from fleet.lab.hosts import last_words
 from fleet.lab.images import IMAGE_LABEL, build_on, digest, find_recipe, image_id
 from fleet.lab.inventory import IMAGE
 from fleet.lab.spec import Report
@@ -22,11 +23,13 @@ _PORT = "5000/tcp"
 _DEADLINE = 30.0
 
 
-def registry_image(
-    client: DockerClient, base: str, tags: Mapping[str, str], assets: Path, report: Report
-) -> str:
-    """The image of a lab's registry host, filled with the webui's tags once and then kept."""
-    empty = build_on(client, "fleet-lab-registry:13", assets / "registry", base, report)
+def empty_registry(client: DockerClient, base: str, assets: Path, report: Report) -> str:
+    """The registry host's image, with packages but without images."""
+    return build_on(client, "fleet-lab-registry:13", assets / "registry", base, report)
+
+
+def filled_registry(client: DockerClient, empty: str, tags: Mapping[str, str], report: Report) -> str:
+    """The registry host's image with the webui's tags in it, which are pushed once and then kept."""
     filled = "fleet-lab-registry:filled"
     recipe = digest([image_id(client, empty), *(f"{t} {image_id(client, n)}" for t, n in tags.items())])
     if find_recipe(client, filled) != recipe:
@@ -43,9 +46,7 @@ def read_file(container: Container, path: str) -> bytes:
         return content.read() if content else b""
 
 
-def _fill(
-    client: DockerClient, empty: str, filled: str, tags: Mapping[str, str], recipe: str
-) -> None:
+def _fill(client: DockerClient, empty: str, filled: str, tags: Mapping[str, str], recipe: str) -> None:
     # Engines push to a registry on loopback without TLS; its port is one that is free.
     container = client.containers.run(
         empty,
@@ -87,7 +88,7 @@ def _address(container: Container) -> str:
         time.sleep(0.1)
     raise FleetError(
         "the lab's image registry did not start",
-        output=container.logs(tail=20).decode("utf-8", "replace"),
+        output=last_words(container),
         remedy="Run `fleet lab down --images` and `fleet lab up` again.",
     )
 

@@ -53,9 +53,7 @@ class LabSpec:
             (0, "balancers", self.balancers),
         ):
             if not least <= count <= 99:
-                raise InputError(
-                    f"{what} is {count}", remedy=f"Give {what} a value from {least} to 99."
-                )
+                raise InputError(f"{what} is {count}", remedy=f"Give {what} a value from {least} to 99.")
         names = {host.name for host in self.hosts()}
         for host, release in {"": self.debian, **self.debian_of}.items():
             if release not in SUITES:
@@ -152,7 +150,6 @@ class LabState:
             "url": self.url,
             "inventory": str(self.inventory) if self.inventory else "",
             "hosts": [
-                {name: getattr(host, name) for name in LabHost.__dataclass_fields__}
-                for host in self.hosts
+                {name: getattr(host, name) for name in LabHost.__dataclass_fields__} for host in self.hosts
             ],
         }

@@ -66,9 +66,7 @@ def webui_images(client: DockerClient, assets: Path, report: Report) -> dict[str
 
 def _packages_image(client: DockerClient, source: Path, report: Report) -> str:
     """Python with Gradio: the one large layer under every tag."""
-    base = root_filesystem(
-        client, "fleet-lab-python:13", "trixie", "extract", _ROOT_PACKAGES, report
-    )
+    base = root_filesystem(client, "fleet-lab-python:13", "trixie", "extract", _ROOT_PACKAGES, report)
     tag = f"{REPOSITORY}:packages"
     recipe = digest([image_id(client, base), *hash_folder(source), *_UNUSED])
     if find_recipe(client, tag) == recipe:
