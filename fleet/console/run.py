@@ -89,10 +89,11 @@ class RunView:
         self._row(result.host, "", 0, None)
         if result.status in ("ok", "skipped") and not self._verbose:
             return
-        summaries = "; ".join(change.summary for change in result.changes)
         word = {"changed": "would change"}.get(result.status, result.status) if self._check else result.status
-        detail = summaries if result.status == "changed" else result.reason
-        lines = [f"{result.task}: {detail}" if detail else result.task]
+        summaries = [change.summary for change in result.changes] if result.status == "changed" else []
+        details = summaries or ([result.reason] if result.reason else [])
+        lines = [f"{result.task}: {details[0]}"] if len(details) == 1 else [result.task]
+        lines += [f"- {detail}" for detail in details] if len(details) > 1 else []
         if result.error is not None:
             if result.ignored:
                 word = "failed, ignored"
@@ -131,14 +132,16 @@ class RunView:
 
 def _progress(console: Console) -> Progress:
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.table import Column
 
     return Progress(
         SpinnerColumn(),
-        TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=20),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=20, table_column=Column(min_width=20)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
+        TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
         console=console,
+        expand=True,
         transient=True,
     )
 
