@@ -60,7 +60,7 @@ app.add_typer(lab.app, name="lab")
 
 
 def main() -> None:
-    """Entry point: every error becomes one message and an exit code, never a traceback (but FLEET_DEBUG=1)."""
+    """Entry point: an error is one message and an exit code; a traceback only with FLEET_DEBUG=1."""
     try:
         app()
     except FleetError as error:

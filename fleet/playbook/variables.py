@@ -1,4 +1,4 @@
-"""Inventory variables that are made of other variables, rendered for those who read them without a template."""
+"""Inventory variables made of other variables, rendered for those who read them without a template."""
 
 from __future__ import annotations
 
