@@ -80,6 +80,7 @@ class Sshd:
             "KbdInteractiveAuthentication no",
             "LogLevel ERROR",
             "UseDNS no",
+            "SetEnv SHLVL=1",  # bash then leaves out the rc file of whoever runs the tests
         ]
         config.write_text("\n".join(lines) + "\n")
         log = self.folder / "log"

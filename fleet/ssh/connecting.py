@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import socket
-import threading
 from typing import TYPE_CHECKING, Any
 
 from fleet.ssh import failures, stack
@@ -114,18 +113,10 @@ def _transport(key_types: tuple[str, ...], sock: Any, **options: Any) -> Transpo
     return transport
 
 
-_config_lock = threading.Lock()
-
-
-@functools.cache
-def _make_config() -> Config:
+def _config() -> Config:
+    """A Fabric configuration of its own for each connection: Fabric writes into it, unguarded."""
     from fabric import Config
     from paramiko import SSHConfig
 
     # Everything is resolved in Target: no fabric.yaml, no second reading of ssh_config.
     return Config(lazy=True, ssh_config=SSHConfig())
-
-
-def _config() -> Config:
-    with _config_lock:
-        return _make_config()

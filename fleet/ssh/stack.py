@@ -1,8 +1,8 @@
 """The SSH stack (Fabric, Paramiko, Invoke), imported on first use and as cheaply as it can be.
 
-Nothing above this package pays for it: `fleet --help` never imports Fabric. Two things make the import
-dear without being used here: the copy of PyYAML inside Invoke (30 ms), and the garbage collector, which
-walks a growing heap of classes again and again (20 ms).
+Nothing above this package pays for it: `fleet --help` never imports Fabric. An eighth of the import's time
+is spent on what is not used here: a second copy of PyYAML inside Invoke, and a garbage collector that walks
+a growing heap of classes again and again.
 """
 
 from __future__ import annotations
