@@ -157,7 +157,7 @@ def test_a_bare_host_gets_everything_in_order():
     assert changes[-1].summary == f"create {CONFIG_FILE}"
     new, check, switch = changes[-1].steps
     assert (new.path, new.content.decode()) == (f"{CONFIG_FILE}.new", text())
-    assert check.argv == ("haproxy", "-c", "-q", "-f", f"{CONFIG_FILE}.new")
+    assert check.argv == ("haproxy", "-c", "-f", f"{CONFIG_FILE}.new")
     assert switch.argv[-1] == config_hash(text())
     assert uploads(changes)[deploy.SAVE_STATE].mode == "0755"
     assert deploy.DAEMON_RELOAD in changes[2].steps
