@@ -224,3 +224,4 @@ def test_a_pull_by_digest_with_progress(lab: Lab) -> None:
     with pytest.raises(StepError) as caught:
         pulling(lab, reference=image.replace(":v2", ":no-such-tag"), auth=auth)()
     assert "name and tag" in caught.value.remedy
+    lab.sh(HOST, f"docker image rm {image}")
