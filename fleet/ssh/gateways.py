@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fleet.errors import UnreachableError
+from fleet.errors import FleetError, UnreachableError
 from fleet.ssh.settings import SshSettings
 from fleet.ssh.target import Target, hop_target
 
@@ -27,6 +27,7 @@ class _Gateway:
     lock: threading.Lock = field(default_factory=threading.Lock)
     users: int = 0
     connection: Connection | None = None
+    trouble: FleetError | None = None
     release: Release = lambda: None
 
 
@@ -75,11 +76,28 @@ class Gateways:
         from fleet.ssh.connecting import open_connection
 
         with gateway.lock:
-            if gateway.connection is None or not gateway.connection.is_connected:
+            # Hosts that waited here fail with the first one: not each after a timeout of its own.
+            if gateway.trouble is None and not (gateway.connection and gateway.connection.is_connected):
                 gateway.release()
-                hop = _last_hop(target.jump, settings)
-                gateway.connection, gateway.release = open_connection(hop, settings)
+                try:
+                    hop = _last_hop(target.jump, settings)
+                    gateway.connection, gateway.release = open_connection(hop, settings)
+                except FleetError as error:
+                    gateway.trouble = error
+            if gateway.trouble is not None:
+                raise _through(target, gateway.trouble)
+            assert gateway.connection is not None
             return gateway.connection
+
+
+def _through(target: Target, trouble: FleetError) -> FleetError:
+    """The jump host's trouble as the target's."""
+    return type(trouble)(
+        f"{target.name}: its jump host cannot be used: {trouble.message}",
+        place=trouble.place,
+        output=trouble.output,
+        remedy=trouble.remedy,
+    )
 
 
 def _last_hop(jump: str, settings: SshSettings) -> Target:

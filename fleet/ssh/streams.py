@@ -48,7 +48,13 @@ class Stream:
     def sendall(self, data: bytes) -> None:
         """Send everything."""
         self._channel.settimeout(self._timeout)
-        self._channel.sendall(bytes(data))
+        try:
+            self._channel.sendall(bytes(data))
+        except TimeoutError:
+            raise
+        except (OSError, EOFError):
+            self._check()
+            raise
 
     def recv(self, size: int) -> bytes:
         """Some bytes; none at the end."""
@@ -64,14 +70,23 @@ class Stream:
             step = self._pulse.interval / 2
             self._channel.settimeout(step if left is None else min(left, step))
             try:
-                return self._channel.recv(size)
+                data = self._channel.recv(size)
             except TimeoutError:
-                if not self._pulse.felt(began):
-                    raise UnreachableError(
-                        f"{self._name}: the connection was lost",
-                        output=self._pulse.reason,
-                        remedy="check that the host is up, then run again",
-                    ) from None
+                self._pulse.felt(began)
+                self._check()
+                continue
+            if not data:
+                self._check()
+            return data
+
+    def _check(self) -> None:
+        """Raise UnreachableError unless the connection is alive: the end of a process looks the same."""
+        if not self._pulse.alive:
+            raise UnreachableError(
+                f"{self._name}: the connection was lost",
+                output=self._pulse.reason,
+                remedy="check that the host is up, then run again",
+            )
 
     def makefile(self, mode: str = "rb", buffering: int = -1, **_: Any) -> io.BufferedReader:
         """A file to read from."""

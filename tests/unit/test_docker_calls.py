@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,7 +17,7 @@ from fleet.docker.calls import CALLS, RegistryLogin, Shared
 from fleet.docker.failures import engine_error
 from fleet.docker.grammar import check_digest, check_reference
 from fleet.docker.pulling import Layers
-from fleet.errors import StepError
+from fleet.errors import StepError, UnreachableError
 from fleet.model.secret import Secret
 from fleet.ssh import SshSettings, connect
 from fleet.ssh.fabric_remote import FabricRemote
@@ -198,6 +200,22 @@ def test_what_the_engine_refuses_is_explained(remote: FabricRemote) -> None:
         CALLS["pull"](client, arguments, no_progress, Shared())
     assert "hunter2" not in f"{caught.value.message}{caught.value.output}{caught.value.remedy}"
     client.close()
+
+
+@needs_engine
+@pytest.mark.parametrize("ends", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_host_that_ends_under_the_engine(start_sshd: Callable[..., Sshd], ends: signal.Signals) -> None:
+    from fleet.docker.client import open_engine
+
+    server = start_sshd()
+    remote = connect(server.host(), SshSettings(keepalive=0.1, keepalive_count=2))
+    client = open_engine(remote)
+    for pid in server.sessions():
+        os.kill(pid, ends)
+    with pytest.raises(UnreachableError, match="connection was lost"):
+        CALLS["start"](client, {"name": "no-such-container"}, no_progress, Shared())
+    client.close()
+    remote.close()
 
 
 def test_a_host_without_an_engine(remote: FabricRemote, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,9 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -334,6 +336,20 @@ def test_a_jump_host_is_verified_too(sshd: Sshd, start_sshd: Start, tmp_path: Pa
     )
     with pytest.raises(UnreachableError, match=r"bastion: the host key of .* is not known"):
         connect(sshd.host(ansible_ssh_common_args="-J bastion"), settings)
+
+
+def test_hosts_behind_a_dead_jump_host_fail_together(sshd: Sshd, tmp_path: Path) -> None:
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        where = f"127.0.0.1:{mute.getsockname()[1]}"
+        settings = SshSettings(connect_timeout=0.3)
+        host = sshd.host(ansible_ssh_common_args=f"-J {where}")
+        started = time.monotonic()
+        with ThreadPoolExecutor(20) as pool:
+            for error in pool.map(lambda _: fails(host, settings), range(20)):
+                assert "its jump host cannot be used" in error.message
+    assert time.monotonic() - started < 2
 
 
 def test_a_jump_host_that_cannot_reach_the_target(sshd: Sshd, start_sshd: Start, tmp_path: Path) -> None:

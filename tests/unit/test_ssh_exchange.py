@@ -115,6 +115,15 @@ def test_many_threads_share_a_connection(remote: FabricRemote) -> None:
     assert said == {number: b"%d\n" % number for number in range(6)}
 
 
+def test_nothing_is_left_open(remote: FabricRemote) -> None:
+    remote.script("true", timeout=10)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        remote.script("echo x", timeout=10)
+        remote.stream(("cat",)).close()
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
 def test_no_secret_is_in_a_process_list(sshd: Sshd, remote: FabricRemote) -> None:
     seen = remote.run(
         ("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '; cat >/dev/null"),
