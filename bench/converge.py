@@ -2,8 +2,8 @@
 
 Twelve operations (bench/peers/playbook.yml) on lab hosts of its own. Every tool applies once, then the tools
 take turns, round by round, so that the machine's mood is shared. A run counts only where the tool itself
-says that it looked at everything and changed nothing. Whole processes are timed, and the processor time of
-the controller's side. Prints a table; with --json a document.
+says that it looked at everything and changed nothing. Whole processes are timed; processor time is counted
+on the controller's side and in the hosts. Prints a table; with --json a document.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from peers.tools import OPERATIONS, Host, InvalidRunError, Tool, run_environment, tools, version
+from peers.runs import HostUsage, Sample, run
+from peers.tools import OPERATIONS, Host, InvalidRunError, tools, version
 
 from fleet import __version__
 from fleet.lab import LabSpec, LabState, down, up
@@ -35,14 +35,6 @@ TARGETS = {
     "ssh, one command per host": ("at most", 2.5),
 }
 """What fleet must reach: so many times faster than a peer, at most so many times the floor."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One run of one tool: seconds of wall clock, and of the controller's processors."""
-
-    wall: float
-    cpu: float
 
 
 def main() -> int:
@@ -69,16 +61,17 @@ def measure(count: int, rounds: int, *, keep: bool) -> dict:
         hosts = lab_hosts(state)
         with ThreadPoolExecutor(len(hosts)) as pool:
             list(pool.map(install_python, hosts))
+        usage = HostUsage([host.container for host in state.hosts])
         with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
             compared = tools(hosts, state.inventory, Path(scratch))
             for tool in compared:
-                _, changed = run(tool, hosts)
+                _, changed = run(tool, hosts, usage)
                 say(f"{tool.name}: {changed} changed at first")
             load = [os.getloadavg()[0]]
             samples: dict[str, list[Sample]] = {tool.name: [] for tool in compared}
             for number in range(rounds):
                 for tool in compared:
-                    sample, changed = run(tool, hosts)
+                    sample, changed = run(tool, hosts, usage)
                     if changed:
                         raise InvalidRunError(
                             f"{tool.name} changed {changed} things where nothing was to change"
@@ -95,35 +88,6 @@ def measure(count: int, rounds: int, *, keep: bool) -> dict:
             down(LAB, say)
 
 
-def run(tool: Tool, hosts: Sequence[Host]) -> tuple[Sample, int]:
-    """Run a tool once. Raises InvalidRunError where it failed."""
-    environment = run_environment(tool)
-    with tempfile.TemporaryDirectory(prefix="bench-run-") as folder:
-        outputs = [Path(folder, str(number)) for number in range(len(tool.processes))]
-        started = time.perf_counter()
-        running = [
-            subprocess.Popen(
-                process.argv,
-                stdin=process.stdin.open("rb") if process.stdin else subprocess.DEVNULL,
-                stdout=output.open("wb"),
-                stderr=subprocess.STDOUT,
-                env=environment,
-                cwd=Path(__file__).parent / "peers",
-            )
-            for process, output in zip(tool.processes, outputs, strict=True)
-        ]
-        # wait4 tells what each process and all its descendants used.
-        ended = [os.wait4(process.pid, 0) for process in running]
-        wall = time.perf_counter() - started
-        texts = [output.read_text(errors="replace") for output in outputs]
-    for process, (_, status, _), text in zip(running, ended, texts, strict=True):
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise InvalidRunError(f"{tool.name} ended with {process.returncode}:\n{text[-4000:]}")
-    cpu = sum(usage.ru_utime + usage.ru_stime for _, _, usage in ended)
-    return Sample(wall, cpu), tool.check(texts, hosts)
-
-
 def report(samples: Mapping[str, Sequence[Sample]], hosts: int, load: Sequence[float]) -> dict:
     """The figures as a document. Ratios are medians of the rounds' own ratios."""
     own = samples["fleet"]
@@ -134,6 +98,7 @@ def report(samples: Mapping[str, Sequence[Sample]], hosts: int, load: Sequence[f
             "median": round(statistics.median(s.wall for s in found), 3),
             "minimum": round(min(s.wall for s in found), 3),
             "cpu": round(statistics.median(s.cpu for s in found), 3),
+            "hosts_cpu": round(statistics.median(s.hosts_cpu for s in found), 3),
             "fleet_is_faster_by": round(ratio, 2),
             "samples": [{key: round(value, 4) for key, value in asdict(s).items()} for s in found],
         }
@@ -169,12 +134,12 @@ def table(document: Mapping) -> str:
     lines = [
         f"{document['operations']} operations on {document['hosts']} hosts, nothing to change; "
         f"{document['rounds']} rounds in turn; seconds of whole processes",
-        f"{'':28} {'median':>8} {'minimum':>8} {'CPU':>8} {'of fleet':>9}",
+        f"{'':28} {'median':>8} {'minimum':>8} {'CPU':>8} {'hosts':>8} {'of fleet':>9}",
     ]
     for name, row in document["tools"].items():
         lines.append(
             f"{name:28} {row['median']:8.2f} {row['minimum']:8.2f} {row['cpu']:8.2f} "
-            f"{row['fleet_is_faster_by']:8.2f}x"
+            f"{row['hosts_cpu']:8.2f} {row['fleet_is_faster_by']:8.2f}x"
         )
     for target in document["targets"]:
         lines.append(f"{'met   ' if target['met'] else 'MISSED'}  {wording(target)}")

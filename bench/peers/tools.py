@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
 import shlex
 import subprocess
@@ -171,7 +169,7 @@ def environment(peer: str) -> Path:
     if not made_for.exists() or made_for.read_text() != wanted:
         print(f"installing {peer} into {folder.relative_to(PROJECT)}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(pins)]
+        install = ["-m", "pip", "install", "-qq", "--disable-pip-version-check", "-r", str(pins)]
         subprocess.run([str(folder / "bin/python"), *install], check=True)
         made_for.write_text(wanted)
     return folder / "bin"
@@ -221,21 +219,3 @@ def wanted_answers(host: Host) -> list[str]:
 
 def _plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
-
-
-def run_environment(tool: Tool) -> dict[str, str]:
-    """What a tool's processes see: this one's variables without those that would steer a tool."""
-    steering = ("ANSIBLE_", "PYINFRA_", "FLEET_", "SSH_AUTH_SOCK", "PYTHONPATH", "COLUMNS", "FORCE_COLOR")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(steering)}
-    return {**kept, **tool.environment}
-
-
-def installed_version(command: Sequence[str]) -> str:
-    """The last word of what `COMMAND --version` says first."""
-    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
-    return done.stdout.splitlines()[0].split()[-1]
-
-
-def as_json(document: object) -> str:
-    """A document as text."""
-    return json.dumps(document, indent=2)
