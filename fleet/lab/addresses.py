@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import ipaddress
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -53,6 +55,28 @@ def free_address(prefix: str, taken: Iterable[str]) -> str:
     raise FleetError(
         f"every address {prefix}.1 to {prefix}.254 is taken by a lab",
         remedy="Remove labs that are no longer needed (`fleet lab down --name NAME`).",
+    )
+
+
+def free_port(address: str, port: int) -> int:
+    """The port itself, or the next one of PORT+8000, PORT+18000 ... nobody listens on.
+
+    An sshd or web server of this machine that listens on every address has port 22 or 80 of the lab's, too.
+    """
+    for candidate in (port, *(port + step for step in range(8000, 58000, 10000))):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, candidate))
+                probe.listen()
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    continue
+                # A port that only root may take: the engine is root's.
+        return candidate
+    raise FleetError(
+        f"no port is free on {address} to reach port {port} of a lab host",
+        remedy="Stop what listens there (`ss -ltn`), and try again.",
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fleet.lab.files import Folder
-from fleet.lab.hosts import LAB_LABEL
+from fleet.lab.hosts import LAB_LABEL, SERVICE_PORT, SSH_PORT
 from fleet.lab.spec import LabHost, LabState
 from fleet.model.secret import Secret
 
@@ -26,13 +27,12 @@ def observe(client: DockerClient, name: str) -> LabState:
     found = [_host(container) for container in containers(client, name)]
     found.sort(key=lambda host: (_KINDS.index(host.kind), host.name))
     inventory = inventory_of(find_network(client, name))
-    service = next((host.service for host in found if host.service), "")
     password = ""
     if inventory and Folder(inventory).file("asks_password").exists():
         password = Folder(inventory).text("asks_password")
     return LabState(
         name=name,
-        url=f"http://{service}" if service else "",
+        url=next((_url(host) for host in found if host.service), ""),
         inventory=inventory,
         hosts=tuple(found),
         asks_password=Secret(password),
@@ -84,6 +84,7 @@ def subnets_taken(client: DockerClient) -> list[str]:
 
 def _host(container: Container) -> LabHost:
     labels = container.labels
+    ports = json.loads(labels.get("fleet.lab.ports", "{}"))
     return LabHost(
         name=labels["fleet.lab.host"],
         kind=labels["fleet.lab.kind"],
@@ -94,4 +95,11 @@ def _host(container: Container) -> LabHost:
         state=container.status,
         os=f"debian {labels['fleet.lab.debian']}",
         gpus=int(labels["fleet.lab.gpus"]),
+        port=ports.get(str(SSH_PORT), SSH_PORT),
+        ports=ports,
     )
+
+
+def _url(balancer: LabHost) -> str:
+    port = balancer.ports.get(str(SERVICE_PORT), SERVICE_PORT)
+    return f"http://{balancer.service}" if port == 80 else f"http://{balancer.service}:{port}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fleet.errors import FleetError
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 LAB_LABEL = "fleet.lab"
 """Label of every container, volume and network of a lab; its value is the lab's name."""
 
-BALANCER_PORTS = (80, 443, 8404)
+SSH_PORT = 22
+SERVICE_PORT = 80
+BALANCER_PORTS = (SERVICE_PORT, 443, 8404)
 REGISTRY_PORTS = (80, 5000)
 
 _USERS = {"fleet": 1000, "asks": 1001, "nosudo": 1002}
@@ -31,7 +34,10 @@ _BOOT_DEADLINE = 180.0
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a host goes: its network and addresses, and the image it starts from."""
+    """Where a host goes: its network and addresses, and the image it starts from.
+
+    `published` has the loopback address and port at which each of its ports is reached from this machine.
+    """
 
     lab: str
     network: str
@@ -39,6 +45,7 @@ class Placement:
     address: str
     fleet_address: str
     service: str = ""
+    published: Mapping[int, tuple[str, int]] = field(default_factory=dict)
 
 
 def container_name(lab: str, host: str) -> str:
@@ -65,6 +72,7 @@ def create(
         "fleet.lab.address": place.address,
         "fleet.lab.fleet-address": place.fleet_address,
         "fleet.lab.service": place.service,
+        "fleet.lab.ports": json.dumps({port: at for port, (_, at) in place.published.items()}),
         "fleet.lab.host-key": key.public,
     }
     volumes = []
@@ -73,7 +81,6 @@ def create(
         client.volumes.create(volume, labels={LAB_LABEL: place.lab})
         volumes.append(f"{volume}:/var/lib/docker")
     bind = cgroups.bind(place.lab, host.name)
-    published = _published(host, place)
     api = client.api
     settings: dict[str, Any] = api.create_host_config(
         cap_add=["ALL"],
@@ -81,7 +88,7 @@ def create(
         security_opt=["seccomp=unconfined", "apparmor=unconfined"],
         tmpfs={"/run": "", "/tmp": "exec"},
         binds=[*volumes, *([bind] if bind else [])],
-        port_bindings=published,
+        port_bindings=dict(place.published.items()),
     )
     # What the docker command calls systempaths=unconfined; the SDK has no word for it.
     settings |= {"MaskedPaths": [], "ReadonlyPaths": [], "CgroupnsMode": cgroups.namespace}
@@ -94,7 +101,7 @@ def create(
         labels=labels,
         environment={"container": "docker"},
         stop_signal="SIGRTMIN+3",
-        ports=list(published),
+        ports=list(place.published),
         host_config=settings,
         networking_config={"EndpointsConfig": {place.network: endpoint}},
     )
@@ -134,7 +141,7 @@ def wait(client: DockerClient, host: LabHost, report: Report) -> None:
                 remedy="Check that the engine may give all capabilities but SYS_RESOURCE to containers.",
             )
         state = _shell(container, "systemctl is-system-running").strip()
-        if state in ("running", "degraded") and _greets(host.address):
+        if state in ("running", "degraded") and _greets(host.address, host.port):
             break
         time.sleep(0.2)
     else:
@@ -150,29 +157,23 @@ def wait(client: DockerClient, host: LabHost, report: Report) -> None:
 
 def last_words(container: Container) -> str:
     """The end of what a container printed."""
-    printed = container.logs(tail=20)
-    return (printed if isinstance(printed, bytes) else b"".join(printed)).decode("utf-8", "replace")
+    return _text(container.logs(tail=20))
 
 
 def _shell(container: Container, script: str) -> str:
-    return str(container.exec_run(["sh", "-c", script]).output.decode("utf-8", "replace"))
+    return _text(container.exec_run(["sh", "-c", script]).output)
 
 
-def _greets(address: str) -> bool:
+def _text(printed: bytes | Iterable[bytes]) -> str:
+    return (printed if isinstance(printed, bytes) else b"".join(printed)).decode("utf-8", "replace")
+
+
+def _greets(address: str, port: int) -> bool:
     try:
-        with socket.create_connection((address, 22), timeout=2) as connection:
+        with socket.create_connection((address, port), timeout=2) as connection:
             return connection.recv(4) == b"SSH-"
     except OSError:
         return False
-
-
-def _published(host: HostSpec, place: Placement) -> dict[int | str, Any]:
-    ports: dict[int | str, Any] = {22: (place.address, 22)}
-    if host.kind == "balancer":
-        ports |= {port: (place.service, port) for port in BALANCER_PORTS}
-    if host.kind == "registry":
-        ports |= {port: (place.address, port) for port in REGISTRY_PORTS}
-    return ports
 
 
 def _files(host: HostSpec, place: Placement, folder: Folder, key: bytes, public: str) -> Sequence[Entry]:

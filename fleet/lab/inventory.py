@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fleet.lab.files import MARK, Folder
@@ -20,9 +20,13 @@ def render(state: LabState, folder: Folder) -> str:
     return f"{MARK}\n{yaml.safe_dump(tree, sort_keys=False, width=110)}"
 
 
-def known_hosts(keys: Mapping[str, str]) -> str:
-    """The known_hosts file of hosts' public keys by address."""
-    return "".join(f"{address} {' '.join(key.split()[:2])}\n" for address, key in keys.items())
+def known_hosts(hosts: Iterable[LabHost], keys: Mapping[str, str]) -> str:
+    """The known_hosts file of the hosts, whose public keys are given by host name."""
+    return "".join(f"{_ssh_name(host)} {' '.join(keys[host.name].split()[:2])}\n" for host in hosts)
+
+
+def _ssh_name(host: LabHost) -> str:
+    return host.address if host.port == 22 else f"[{host.address}]:{host.port}"
 
 
 def _variables(state: LabState, folder: Folder) -> dict[str, Any]:
@@ -57,7 +61,7 @@ def _groups(hosts: Sequence[LabHost]) -> dict[str, Any]:
     for host in hosts:
         entry = {
             "ansible_host": host.address,
-            "ansible_port": 22,
+            "ansible_port": host.port,
             "fleet_address": host.fleet_address,
         }
         groups.setdefault(host.kind, {"hosts": {}})["hosts"][host.name] = entry

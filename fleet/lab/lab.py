@@ -208,19 +208,26 @@ def _place(lab: str, host: HostSpec, network: Network, image: str, taken: Iterab
     service = ""
     if host.kind == "balancer":
         service = addresses.free_address(addresses.SERVICE_ADDRESSES, taken)
+    address = addresses.free_address(addresses.SSH_ADDRESSES, taken)
+    wanted = {hosts.SSH_PORT: address}
+    if host.kind == "balancer":
+        wanted |= dict.fromkeys(hosts.BALANCER_PORTS, service)
+    if host.kind == "registry":
+        wanted |= dict.fromkeys(hosts.REGISTRY_PORTS, address)
     return hosts.Placement(
         lab=lab,
         network=str(network.name),
         image=image,
-        address=addresses.free_address(addresses.SSH_ADDRESSES, taken),
+        address=address,
         fleet_address=addresses.fleet_address(subnet_of(network), host),
         service=service,
+        published={port: (at, addresses.free_port(at, port)) for port, at in wanted.items()},
     )
 
 
 def _write(found: Iterable[Container], state: LabState, folder: Folder) -> None:
-    keys = {each.labels["fleet.lab.address"]: each.labels["fleet.lab.host-key"] for each in found}
-    folder.write("known_hosts", known_hosts(keys).encode())
+    keys = {each.labels["fleet.lab.host"]: each.labels["fleet.lab.host-key"] for each in found}
+    folder.write("known_hosts", known_hosts(state.hosts, keys).encode())
     for container in found:
         if container.labels["fleet.lab.kind"] == "registry":
             folder.write("apt_key.asc", read_file(container, "/srv/www/nvidia/key.asc"))

@@ -102,9 +102,10 @@ class HostSpec:
 class LabHost:
     """One host of a lab that exists.
 
-    `address` is the loopback address whose port 22 is its sshd, `fleet_address` where the other hosts reach
-    it, `service` the loopback address of a balancer's published ports (else empty), `container` its
-    container's name on the outer engine, `state` that container's state ("running", "exited", ...).
+    `address` and `port` are its sshd on this machine's loopback, `fleet_address` where the other hosts reach
+    it, `service` the loopback address of a balancer's published ports (else empty), `ports` the port there
+    (or at `address`) of each port of the host that is published, `container` its container's name on the
+    outer engine, `state` that container's state ("running", "exited", ...).
     """
 
     name: str
@@ -116,6 +117,8 @@ class LabHost:
     state: str
     os: str
     gpus: int = 0
+    port: int = 22
+    ports: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
