@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import sys
@@ -77,6 +78,10 @@ def main() -> None:
         from fleet.engine.hostrun import internal
 
         _fail(internal(f"running fleet {' '.join(sys.argv[1:2])}", bug))
+    finally:
+        # The interpreter's last walk over all objects frees what the process is about to give back anyway.
+        gc.freeze()
+        gc.disable()
 
 
 def _fail(error: FleetError) -> NoReturn:
