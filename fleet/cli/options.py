@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from fleet.inventory import Inventory
+    from fleet.ssh import SshSettings
 
 Inventories = Annotated[
     list[Path] | None,
@@ -42,6 +43,12 @@ ConnectTimeout = Annotated[
 ]
 
 
+SshConfig = Annotated[
+    Path | None,
+    typer.Option("--ssh-config", "-F", help="Instead of ~/.ssh/config, as `ssh -F`.", show_default=False),
+]
+
+
 def open_inventory(paths: list[Path] | None) -> Inventory:
     """The inventory named, or the only one in inventories/. Raises InputError."""
     from fleet.inventory import load
@@ -69,16 +76,21 @@ def default_inventory(project: Path) -> Path:
     )
 
 
-def sudo_password(ask: bool) -> Any:
-    """The sudo password as a Secret: asked for, or from FLEET_SUDO_PASSWORD, or None."""
+def ssh_settings(ask_sudo: bool, connect_timeout: float, ssh_config: Path | None) -> SshSettings:
+    """How to connect, from a command's options; the sudo password is asked for, or FLEET_SUDO_PASSWORD's."""
     import os
 
     from fleet.model.secret import Secret
+    from fleet.ssh import SshSettings
 
-    if ask:
-        return Secret(typer.prompt("sudo password", hide_input=True, err=True))
-    value = os.environ.get("FLEET_SUDO_PASSWORD")
-    return Secret(value) if value is not None else None
+    password = os.environ.get("FLEET_SUDO_PASSWORD")
+    if ask_sudo:
+        password = typer.prompt("sudo password", hide_input=True, err=True)
+    return SshSettings(
+        connect_timeout=connect_timeout,
+        sudo_password=None if password is None else Secret(password),
+        ssh_config=ssh_config,
+    )
 
 
 def print_json(document: Any) -> None:

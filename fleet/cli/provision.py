@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from fleet.cli.options import AskSudo, ConnectTimeout, Forks, Inventories, Json, Limit
+from fleet.cli.options import AskSudo, ConnectTimeout, Forks, Inventories, Json, Limit, SshConfig
 
 Check = Annotated[bool, typer.Option("--check", help="Print the plan and change nothing.")]
 Diff = Annotated[bool, typer.Option("--diff", help="Show what each change replaces, before and after.")]
@@ -37,6 +37,7 @@ def provision(
     forks: Forks = 0,
     ask_sudo: AskSudo = False,
     connect_timeout: ConnectTimeout = 10.0,
+    ssh_config: SshConfig = None,
     verbose: Verbose = False,
     json: Json = False,
 ) -> None:
@@ -50,24 +51,16 @@ def provision(
       fleet provision --check --diff     show the whole plan, change nothing
       fleet provision --limit gpu-03     one host only
     """
+    from fleet.cli.options import open_inventory, ssh_settings
+    from fleet.cli.play import Wish, play
     from fleet.provision.playbook import provision_playbook
 
-    path = playbook or provision_playbook(Path.cwd())
-    _run(
-        path,
-        inventory,
-        limit,
-        check,
-        diff,
-        exit_code,
-        tags,
-        extra,
-        forks,
-        ask_sudo,
-        connect_timeout,
-        verbose,
-        json,
-        golden=not check,
+    play(
+        playbook or provision_playbook(Path.cwd()),
+        open_inventory(inventory),
+        ssh_settings(ask_sudo, connect_timeout, ssh_config),
+        Wish(limit, check, diff, exit_code, tuple(tags or ()), tuple(extra or ()), forks, verbose, json),
+        translate=not check,
     )
 
 
@@ -83,128 +76,18 @@ def run_playbook(
     forks: Forks = 0,
     ask_sudo: AskSudo = False,
     connect_timeout: ConnectTimeout = 10.0,
+    ssh_config: SshConfig = None,
     verbose: Verbose = False,
     json: Json = False,
 ) -> None:
-    """Run any playbook, as `ansible-playbook` would."""
-    _run(
+    """Run any playbook, as `ansible-playbook` would. docs/modules.md lists what tasks can do."""
+    from fleet.cli.options import open_inventory, ssh_settings
+    from fleet.cli.play import Wish, play
+
+    play(
         playbook,
-        inventory,
-        limit,
-        check,
-        diff,
-        exit_code,
-        tags,
-        extra,
-        forks,
-        ask_sudo,
-        connect_timeout,
-        verbose,
-        json,
-        golden=False,
+        open_inventory(inventory),
+        ssh_settings(ask_sudo, connect_timeout, ssh_config),
+        Wish(limit, check, diff, exit_code, tuple(tags or ()), tuple(extra or ()), forks, verbose, json),
+        translate=False,
     )
-
-
-def _run(
-    path: Path,
-    inventories: list[Path] | None,
-    limit: str,
-    check: bool,
-    diff: bool,
-    exit_code: bool,
-    tags: list[str] | None,
-    extra: list[str] | None,
-    forks: int,
-    ask_sudo: bool,
-    connect_timeout: float,
-    verbose: bool,
-    as_json: bool,
-    *,
-    golden: bool,
-) -> None:
-    from fleet.cli.options import open_inventory, print_json, sudo_password
-    from fleet.console.run import RunView, run_json, show_recap
-    from fleet.engine.connect import opener
-    from fleet.engine.run import RunOptions, prepare
-    from fleet.engine.run import run as run_plays
-    from fleet.errors import ExitCode
-    from fleet.modules.registry import MODULES
-    from fleet.playbook.load import load_playbook
-
-    inventory = open_inventory(inventories)
-    book = load_playbook(path, MODULES)
-    options = RunOptions(
-        check=check, forks=forks, limit=limit, tags=tuple(tags or ()), extra=_extra(extra or [])
-    )
-    work = prepare(book, inventory, options)
-    view = RunView(check=check, diff=diff, verbose=verbose, quiet=as_json)
-    with view:
-        result = run_plays(
-            work, inventory, opener(inventory, sudo_password(ask_sudo), connect_timeout), view, options
-        )
-    code = result.exit_code
-    if check and exit_code and code == ExitCode.DONE and result.changed:
-        code = ExitCode.CHANGES_PENDING
-    document: dict[str, Any] = run_json(result)
-    if not as_json:
-        show_recap(view.console, result)
-    if golden and code == ExitCode.DONE:
-        code = _translate(inventory, view, document, as_json)
-    if as_json:
-        document["exit_code"] = int(code)
-        print_json(document)
-    raise typer.Exit(int(code))
-
-
-def _translate(inventory: Any, view: Any, document: dict[str, Any], as_json: bool) -> Any:
-    """The first golden translation through the service's URL, shown; the exit code it deserves."""
-    from fleet.console.errors import error_json, print_error
-    from fleet.errors import ExitCode, FleetError
-    from fleet.provision.golden import golden_of, service_url, translate
-
-    url = service_url(inventory)
-    if url is None:
-        return ExitCode.DONE
-    golden = golden_of(inventory)
-    document["url"] = url
-    try:
-        answer = translate(url, golden)
-    except FleetError as error:
-        document["translation"] = {"error": error_json(error)}
-        print_error(error)
-        return ExitCode.HOST_FAILED
-    document["translation"] = {
-        "text": golden.text,
-        "answer": answer.text,
-        "seconds": round(answer.seconds, 3),
-    }
-    if not as_json:
-        from rich.text import Text
-
-        view.console.print(Text.assemble("\nservice      ", (url, "bold cyan")))
-        view.console.print(
-            Text(
-                f"translation  {golden.text} -> {answer.text}  ({answer.seconds:.2f} s through the balancer)"
-            )
-        )
-    return ExitCode.DONE
-
-
-def _extra(pairs: list[str]) -> dict[str, object]:
-    """`key=value` pairs; a value is YAML, so numbers and lists keep their type."""
-    import yaml
-
-    from fleet.errors import InputError
-
-    values: dict[str, object] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key.isidentifier():
-            raise InputError(f"--extra-vars {pair!r} is not key=value", remedy="for example -e lb_port=8080")
-        try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise InputError(
-                f"--extra-vars {key}: the value is not valid YAML: {text!r}", remedy="quote it"
-            ) from error
-    return values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from fleet.cli.options import AskSudo, ConnectTimeout, Forks, Inventories, Json, Limit
+from fleet.cli.options import AskSudo, ConnectTimeout, Forks, Inventories, Json, Limit, SshConfig
 
 
 def status(
@@ -13,6 +13,7 @@ def status(
     forks: Forks = 0,
     ask_sudo: AskSudo = False,
     connect_timeout: ConnectTimeout = 10.0,
+    ssh_config: SshConfig = None,
     json: Json = False,
 ) -> None:
     """Hosts, slots and balancers: what runs where, how it does, what is wrong.
@@ -20,7 +21,7 @@ def status(
     One round trip per host. A host that does not answer is a row. Exits with 0 when all is up, 3 when a host
     was unreachable, else 1.
     """
-    from fleet.cli.options import open_inventory, print_json, sudo_password
+    from fleet.cli.options import open_inventory, print_json, ssh_settings
     from fleet.engine.connect import opener
     from fleet.engine.observe import observe
     from fleet.errors import ExitCode
@@ -29,7 +30,9 @@ def status(
     loaded = open_inventory(inventory)
     hosts = loaded.select(limit, at_least_one=True) if limit else tuple(loaded.hosts.values())
     hosts = tuple(host for host in hosts if {"gpu", "balancer"} & set(host.groups))
-    seen = observe(hosts, probes, opener(loaded, sudo_password(ask_sudo), connect_timeout), forks=forks)
+    seen = observe(
+        hosts, probes, opener(loaded, ssh_settings(ask_sudo, connect_timeout, ssh_config)), forks=forks
+    )
     result = summarise(hosts, seen, whole=not limit)
     if json:
         print_json(result.as_json())

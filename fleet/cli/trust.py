@@ -6,10 +6,13 @@ from typing import Annotated
 
 import typer
 
-from fleet.cli.options import ConnectTimeout, Inventories, Json, Limit
+from fleet.cli.options import ConnectTimeout, Inventories, Json, Limit, SshConfig
 
 
 def trust(
+    hosts: Annotated[
+        str, typer.Argument(help="Hosts by name or pattern. Default: all.", show_default=False)
+    ] = "",
     inventory: Inventories = None,
     limit: Limit = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Pin new keys without asking.")] = False,
@@ -17,6 +20,7 @@ def trust(
         bool, typer.Option("--replace", help="Pin changed keys, too: after a host was set up anew.")
     ] = False,
     connect_timeout: ConnectTimeout = 10.0,
+    ssh_config: SshConfig = None,
     json: Json = False,
 ) -> None:
     """Show the hosts' SSH key fingerprints and pin them after a yes.
@@ -25,14 +29,16 @@ def trust(
     /etc/ssh/ssh_host_ed25519_key.pub` on the host. A key that changed since it was pinned is never replaced
     without --replace.
     """
-    from fleet.cli.options import open_inventory, print_json
+    from fleet.cli.options import open_inventory, print_json, ssh_settings
     from fleet.console.trust import show_keys
     from fleet.errors import ExitCode
     from fleet.trust import pin_keys, scan_hosts
 
     loaded = open_inventory(inventory)
-    hosts = loaded.select(limit, at_least_one=True) if limit else tuple(loaded.hosts.values())
-    scans = scan_hosts(hosts, connect_timeout)
+    pattern = ":&".join(filter(None, (hosts, limit)))
+    chosen = loaded.select(pattern, at_least_one=True) if pattern else tuple(loaded.hosts.values())
+    settings = ssh_settings(False, connect_timeout, ssh_config)
+    scans = scan_hosts(chosen, settings)
     if not json:
         show_keys(scans)
     wanted = [scan for scan in scans if scan.new or (replace and scan.changed)]
@@ -40,7 +46,7 @@ def trust(
         yes or (not json and typer.confirm(f"Pin the keys of {len(wanted)} hosts?", err=True))
     )
     if agreed:
-        for path in pin_keys(wanted, replace=replace):
+        for path in pin_keys(wanted, settings, replace=replace):
             typer.echo(f"pinned in {path}", err=True)
     left = [scan for scan in scans if scan.changed and not (agreed and replace)]
     if json:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from fleet.engine.hostrun import Opener
 from fleet.engine.runner import HostRunner, Runner
 from fleet.inventory import Inventory
-from fleet.model.secret import Secret
+from fleet.ssh import SshSettings
 from fleet.ssh.remote import Remote
 
 
-def opener(inventory: Inventory, sudo_password: Secret | None, connect_timeout: float) -> Opener:
+def opener(inventory: Inventory, settings: SshSettings) -> Opener:
     """A function that opens a host of the inventory by name; see `fleet.ssh.connect` for its errors."""
     from fleet.docker.calls import Shared
-    from fleet.ssh import SshSettings, connect
+    from fleet.ssh import connect
 
-    settings = SshSettings(connect_timeout=connect_timeout, sudo_password=sudo_password)
     shared = Shared()
 
     def open_host(name: str) -> tuple[Remote, Runner]:

@@ -45,13 +45,12 @@ class Scan:
         }
 
 
-def scan_hosts(hosts: Sequence[Host], timeout: float) -> list[Scan]:
-    """Look at every host's keys, many at once; `timeout` in seconds each."""
-    settings = SshSettings(connect_timeout=timeout)
+def scan_hosts(hosts: Sequence[Host], settings: SshSettings) -> list[Scan]:
+    """Look at every host's keys, many at once."""
 
     def one(host: Host) -> Scan:
         try:
-            return Scan(host, scan(host, timeout, settings))
+            return Scan(host, scan(host, settings.connect_timeout, settings))
         except FleetError as error:
             return Scan(host, error=error)
 
@@ -59,11 +58,11 @@ def scan_hosts(hosts: Sequence[Host], timeout: float) -> list[Scan]:
         return list(pool.map(one, hosts))
 
 
-def pin_keys(scans: Sequence[Scan], *, replace: bool) -> list[Path]:
+def pin_keys(scans: Sequence[Scan], settings: SshSettings, *, replace: bool) -> list[Path]:
     """Write the hosts' keys to their known_hosts files; returns the files. Errors as in `fleet.ssh.trust`."""
     files: dict[Path, None] = {}
     for found in scans:
-        path = known_hosts_file(found.host)
+        path = known_hosts_file(found.host, settings)
         pin(found.keys, path, replace=replace)
         files[path] = None
     return list(files)
