@@ -11,7 +11,7 @@ from fleet.cli.options import Json
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="A real fleet on this machine: hosts that boot systemd and run sshd, in containers.",
+    help="A real fleet on this machine, for trying and testing: hosts that boot systemd and run sshd.",
 )
 
 Name = Annotated[str, typer.Option("--name", help="The lab's name; several stand side by side.")]
@@ -65,7 +65,10 @@ def down(
     name: Name = "lab",
     images: Annotated[bool, typer.Option("--images", help="Remove the cached images, too.")] = False,
 ) -> None:
-    """Remove a lab and all it made: hosts, volumes, network, inventory, keys."""
+    """Remove a lab and all it made.
+
+    Hosts, volumes, network, inventory, keys.
+    """
     from fleet.lab import down as take_down
 
     take_down(name, _say, images=images)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import inspect
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -17,6 +16,7 @@ app = typer.Typer(
     name="fleet",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="Keep a translation service up on GPU hosts: provision them over SSH, balance them with HAProxy.",
     epilog="Exit codes: 0 done, 1 a host failed, 2 invalid input, 3 a host was unreachable, "
@@ -41,12 +41,6 @@ def root(
     """Typer needs a function to hang the global options on."""
 
 
-def _flowing(doc: str | None) -> str:
-    """A docstring as help text: paragraphs flow, but those that start with a backspace keep their lines."""
-    paragraphs = inspect.cleandoc(doc or "").split("\n\n")
-    return "\n\n".join(text if text.startswith("\b") else " ".join(text.split("\n")) for text in paragraphs)
-
-
 for command in (
     init.init,
     inventory.inventory,
@@ -56,8 +50,8 @@ for command in (
     status.status,
     translate.translate,
 ):
-    app.command(command.__name__.removesuffix("_playbook"), help=_flowing(command.__doc__))(command)
-app.add_typer(lab.app, name="lab")
+    app.command(command.__name__.removesuffix("_playbook"))(command)
+app.add_typer(lab.app, name="lab", short_help="A real fleet on this machine, to try and test.")
 
 
 def main() -> None:

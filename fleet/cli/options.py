@@ -16,6 +16,7 @@ Inventories = Annotated[
     typer.Option(
         "--inventory",
         "-i",
+        metavar="FILE",
         help="Inventory file or folder (Ansible's YAML form); may be given more than once. "
         "Default: the only file in inventories/.",
         envvar="FLEET_INVENTORY",
@@ -25,12 +26,16 @@ Inventories = Annotated[
 Limit = Annotated[
     str,
     typer.Option(
-        "--limit", "-l", help="Only hosts matching this pattern, as in Ansible.", show_default=False
+        "--limit",
+        "-l",
+        metavar="PATTERN",
+        help="Only hosts matching this pattern, as in Ansible.",
+        show_default=False,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
 Forks = Annotated[
-    int, typer.Option("--forks", "-f", min=0, help="Hosts worked on at once; 0: all, up to 64.")
+    int, typer.Option("--forks", "-f", min=0, metavar="N", help="Hosts worked on at once; 0: all, up to 64.")
 ]
 AskSudo = Annotated[
     bool,
@@ -39,13 +44,20 @@ AskSudo = Annotated[
     ),
 ]
 ConnectTimeout = Annotated[
-    float, typer.Option("--connect-timeout", min=1, help="Seconds to wait for a host's SSH.")
+    float,
+    typer.Option("--connect-timeout", min=1, metavar="SECONDS", help="Seconds to wait for a host's SSH."),
 ]
 
 
 SshConfig = Annotated[
     Path | None,
-    typer.Option("--ssh-config", "-F", help="Instead of ~/.ssh/config, as `ssh -F`.", show_default=False),
+    typer.Option(
+        "--ssh-config",
+        "-F",
+        metavar="FILE",
+        help="Instead of ~/.ssh/config, as `ssh -F`.",
+        show_default=False,
+    ),
 ]
 
 

@@ -17,9 +17,16 @@ ExitCodeOption = Annotated[
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tasks that were ok or skipped, too.")]
 Extra = Annotated[
     list[str] | None,
-    typer.Option("--extra-vars", "-e", help="A variable as key=value, above all others; repeatable."),
+    typer.Option(
+        "--extra-vars",
+        "-e",
+        metavar="KEY=VALUE",
+        help="A variable as key=value, above all others; repeatable.",
+    ),
 ]
-Tags = Annotated[list[str] | None, typer.Option("--tags", "-t", help="Only tasks with one of these tags.")]
+Tags = Annotated[
+    list[str] | None, typer.Option("--tags", "-t", metavar="TAG", help="Only tasks with one of these tags.")
+]
 
 
 def provision(
@@ -30,7 +37,9 @@ def provision(
     exit_code: ExitCodeOption = False,
     playbook: Annotated[
         Path | None,
-        typer.Option("--playbook", "-p", help="Default: playbooks/provision.yml, else the shipped one."),
+        typer.Option(
+            "--playbook", "-p", metavar="FILE", help="Default: playbooks/provision.yml, else the shipped one."
+        ),
     ] = None,
     tags: Tags = None,
     extra: Extra = None,
@@ -41,9 +50,9 @@ def provision(
     verbose: Verbose = False,
     json: Json = False,
 ) -> None:
-    """Turn bare hosts into the service: drivers, Docker, image, one container per GPU, balancer.
+    """Turn bare hosts into the running service.
 
-    Looks at every host, plans, applies only the differences, and looks again. A second run changes
+    Drivers, Docker, the image, one container per GPU, the balancer. Looks at every host, plans, applies only the differences, and looks again. A second run changes
     nothing. Ends with a translation made through the balancer.
 
     \b

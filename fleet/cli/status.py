@@ -16,9 +16,9 @@ def status(
     ssh_config: SshConfig = None,
     json: Json = False,
 ) -> None:
-    """Hosts, slots and balancers: what runs where, how it does, what is wrong.
+    """Show hosts, slots and balancers.
 
-    One round trip per host. A host that does not answer is a row. Exits with 0 when all is up, 3 when a host
+    What runs where, how it does, what is wrong. One round trip per host. A host that does not answer is a row. Exits with 0 when all is up, 3 when a host
     was unreachable, else 1.
     """
     from fleet.cli.options import open_inventory, print_json, ssh_settings
