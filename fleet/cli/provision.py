@@ -52,8 +52,9 @@ def provision(
 ) -> None:
     """Turn bare hosts into the running service.
 
-    Drivers, Docker, the image, one container per GPU, the balancer. Looks at every host, plans, applies only the differences, and looks again. A second run changes
-    nothing. Ends with a translation made through the balancer.
+    Drivers, Docker, the image, one container per GPU, the balancer. Looks at every host, plans, applies
+    only the differences, and looks again. A second run changes nothing. Ends with a translation made
+    through the balancer.
 
     \b
     Examples:

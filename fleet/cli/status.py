@@ -18,8 +18,8 @@ def status(
 ) -> None:
     """Show hosts, slots and balancers.
 
-    What runs where, how it does, what is wrong. One round trip per host. A host that does not answer is a row. Exits with 0 when all is up, 3 when a host
-    was unreachable, else 1.
+    What runs where, how it does, what is wrong. One round trip per host. A host that does not answer is a
+    row. Exits with 0 when all is up, 3 when a host was unreachable, else 1.
     """
     from fleet.cli.options import open_inventory, print_json, ssh_settings
     from fleet.engine.connect import opener
