@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -54,10 +54,13 @@ def up(spec: LabSpec, report: Report) -> LabState:
     if kept:
         folder.unpack(kept.files)
     folder.create()
-    images = (
-        {host.name: kept.image(host.name) for host in spec.hosts()} if kept else _images(client, spec, report)
-    )
-    _create_missing(client, spec, network, folder, images, kept, report)
+    missing = _missing(client, spec)
+    if missing:
+        if kept:
+            images = {host.name: kept.image(host.name) for host in missing}
+        else:
+            images = _images(client, missing, report)
+        _create(client, missing, spec.name, network, folder, images, kept, report)
     found = containers(client, spec.name)
     asleep = [container for container in found if container.status != "running"]
     if asleep:
@@ -84,6 +87,11 @@ def snapshot(name: str, tag: str, report: Report) -> None:
     if network is None or not state.hosts:
         raise InputError(f"there is no lab {name}", remedy=f"Start one: `fleet lab up --name {name}`.")
     snapshots.save(client, state, tag, subnet_of(network), report)
+
+
+def remove_snapshot(tag: str, report: Report) -> None:
+    """Remove a snapshot; nothing happens when there is none of that name."""
+    snapshots.remove(connect(report), tag, report)
 
 
 def down(name: str, report: Report, *, images: bool = False) -> None:
@@ -156,16 +164,26 @@ def _network(client: DockerClient, spec: LabSpec, kept: Snapshot | None) -> Netw
     return found
 
 
-def _images(client: DockerClient, spec: LabSpec, report: Report) -> dict[str, str]:
-    """The image of each host, by host name. What is missing is made side by side."""
+def _missing(client: DockerClient, spec: LabSpec) -> list[HostSpec]:
+    """The hosts of the lab that are still to be created."""
+    for container in containers(client, spec.name):
+        # Left by an `up` that was killed: it may lack its keys.
+        if container.status == "created":
+            _remove(container)
+    existing = {host.name for host in observe(client, spec.name).hosts}
+    return [host for host in spec.hosts() if host.name not in existing]
+
+
+def _images(client: DockerClient, wanted: Sequence[HostSpec], report: Report) -> dict[str, str]:
+    """The image of each host, by host name. What is not there yet is made side by side."""
     assets = data_dir("lab")
-    wanted = spec.hosts()
+    registry = any(host.kind == "registry" for host in wanted)
     with ThreadPoolExecutor(4) as pool:
         bases = {
             release: pool.submit(host_image, client, release, assets, report)
             for release in {host.debian for host in wanted}
         }
-        webui = pool.submit(webui_images, client, assets, report) if spec.registry else None
+        webui = pool.submit(webui_images, client, assets, report) if registry else None
         images = {host.name: bases[host.debian].result() for host in wanted}
         if webui:
             empty = empty_registry(client, images[REGISTRY], assets, report)
@@ -173,9 +191,10 @@ def _images(client: DockerClient, spec: LabSpec, report: Report) -> dict[str, st
     return images
 
 
-def _create_missing(
+def _create(
     client: DockerClient,
-    spec: LabSpec,
+    missing: Sequence[HostSpec],
+    lab: str,
     network: Network,
     folder: Folder,
     images: Mapping[str, str],
@@ -183,23 +202,15 @@ def _create_missing(
     report: Report,
 ) -> None:
     cgroups = layout(client.info()["CgroupVersion"])
-    for container in containers(client, spec.name):
-        # Left by an `up` that was killed: it may lack its keys.
-        if container.status == "created":
-            _remove(container)
-    existing = {host.name for host in observe(client, spec.name).hosts}
-    missing = [host for host in spec.hosts() if host.name not in existing]
-    if not missing:
-        return
     report(f"creating {len(missing)} hosts")
     if kept:
         filled = [host.name for host in missing if host.kind != "registry"]
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda h: snapshots.restore_volume(client, kept, spec.name, h), filled))
+            list(pool.map(lambda h: snapshots.restore_volume(client, kept, lab, h), filled))
     with addresses.allocation_lock():
         taken = addresses_taken(client)
         for host in missing:
-            place = _place(spec.name, host, network, images[host.name], taken)
+            place = _place(lab, host, network, images[host.name], taken)
             taken |= {place.address, place.service}
             hosts.create(client, host, place, cgroups, folder)
 
