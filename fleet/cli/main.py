@@ -61,8 +61,10 @@ def main() -> None:
     except FleetError as error:
         _fail(error)
     except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(int(ExitCode.INTERRUPTED))
+        typer.echo("interrupted; what runs on a host now ends there, look with --check", err=True)
+        sys.stdout.flush()
+        # Threads that wait for hosts would hold up the exit; the operating system closes their connections.
+        os._exit(int(ExitCode.INTERRUPTED))
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(int(ExitCode.DONE))

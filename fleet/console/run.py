@@ -11,6 +11,7 @@ from fleet.engine.results import (
     HostEvent,
     PlayStarted,
     RunResult,
+    Stopping,
     TaskFinished,
     TaskResult,
     TaskStarted,
@@ -71,6 +72,8 @@ class RunView:
             self._finished(event.result)
         elif isinstance(event, HostEvent):
             self._host(event)
+        elif isinstance(event, Stopping):
+            self.console.print("stopping after the tasks that run now; press Ctrl-C again to quit at once")
         elif isinstance(event, TaskStarted):
             self._row(event.host, event.task, 0, None)
         else:

@@ -130,5 +130,10 @@ class PlayStarted:
     hosts: tuple[str, ...]
 
 
-Event = HostEvent | TaskStarted | TaskProgress | TaskFinished | PlayStarted
+@dataclass(frozen=True)
+class Stopping:
+    """Ctrl-C was pressed: every host ends at its next safe point, the end of its current task."""
+
+
+Event = HostEvent | TaskStarted | TaskProgress | TaskFinished | PlayStarted | Stopping
 Listener = Callable[[Event], None]

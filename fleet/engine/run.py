@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from fleet.engine.bind import BoundTask, bind_play
 from fleet.engine.hostrun import HostRun, Opener, Settings
-from fleet.engine.results import Listener, PlayStarted, RunResult
+from fleet.engine.results import Listener, PlayStarted, RunResult, Stopping
 from fleet.errors import InputError
 from fleet.inventory import Inventory, variables
 from fleet.model.facts import Facts
@@ -109,8 +109,8 @@ def run(
                 pool.submit(_work, runs[name], item, fleet, observed[name] if number == 0 else None)
                 for name in item.tasks
             ]
-            _drain([*futures, *observed.values()], stop)
-        _drain([pool.submit(each.close) for each in runs.values()], stop)
+            _drain([*futures, *observed.values()], stop, listen)
+        _drain([pool.submit(each.close) for each in runs.values()], stop, listen)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     return RunResult(
@@ -132,12 +132,13 @@ def _work(
         host.work(item.tasks[name], item.handlers[name], fleet)
 
 
-def _drain(futures: Sequence[Future[None]], stop: threading.Event) -> None:
+def _drain(futures: Sequence[Future[None]], stop: threading.Event, listen: Listener) -> None:
     """Wait for all. Ctrl-C asks the hosts to stop at a safe point; a second Ctrl-C is the caller's."""
     try:
         wait(futures)
     except KeyboardInterrupt:
         stop.set()
+        listen(Stopping())
         wait(futures)
     for future in futures:
         if not future.cancelled():
