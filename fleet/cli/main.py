@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import sys
-from typing import Annotated, NoReturn
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -41,6 +43,24 @@ def root(
     """Typer needs a function to hang the global options on."""
 
 
+def _at_once(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, which Ctrl-C ends at once: threads that wait for hosts would else hold up the exit.
+
+    The operating system closes their connections. `fleet.engine.run` takes the first Ctrl-C for itself.
+    """
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except KeyboardInterrupt:
+            typer.echo("interrupted; what ran on a host ends there: look with --check", err=True)
+            sys.stdout.flush()
+            os._exit(int(ExitCode.INTERRUPTED))
+
+    return run
+
+
 for command in (
     init.init,
     inventory.inventory,
@@ -50,7 +70,7 @@ for command in (
     status.status,
     translate.translate,
 ):
-    app.command(command.__name__.removesuffix("_playbook"))(command)
+    app.command(command.__name__.removesuffix("_playbook"))(_at_once(command))
 app.add_typer(lab.app, name="lab", short_help="A real fleet on this machine, to try and test.")
 
 
@@ -60,11 +80,6 @@ def main() -> None:
         app()
     except FleetError as error:
         _fail(error)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; what runs on a host now ends there, look with --check", err=True)
-        sys.stdout.flush()
-        # Threads that wait for hosts would hold up the exit; the operating system closes their connections.
-        os._exit(int(ExitCode.INTERRUPTED))
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(int(ExitCode.DONE))
