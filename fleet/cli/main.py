@@ -19,6 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    suggest_commands=False,  # click says it already
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="Keep a translation service up on GPU hosts: provision them over SSH, balance them with HAProxy.",
     epilog="Exit codes: 0 done, 1 a host failed, 2 invalid input, 3 a host was unreachable, "
