@@ -1,13 +1,45 @@
 -- Waiting that HAProxy's own rules cannot express. Session keys are in txn.sid; docs/balancer.md says more.
 local PAUSE = 5 -- milliseconds between two looks
 
+local HANDOVER = 1 -- seconds within which the process before a reload has handed its sessions over
+local born = core.now()
+
+local function since(start)
+  local now = core.now()
+  return (now.sec - start.sec) + (now.usec - start.usec) / 1e6
+end
+
+-- HAProxy gives Lua its booleans as numbers, or as booleans where it is told so.
+local function yes(value) return value == 1 or value == true end
+
 local function wait(seconds, done)
   local start = core.now()
   repeat
     core.msleep(PAUSE)
-    local now = core.now()
-  until done() or (now.sec - start.sec) + (now.usec - start.usec) / 1e6 > seconds
+  until done() or since(start) > seconds
 end
+
+-- Just before a reload the save-state script writes the time into a row of `jobs`. From then on requests wait
+-- until this process stops, and are passed on to its successor. A reload that does not come is not waited for
+-- again.
+local HOLD = 2 -- seconds
+local order, ordered
+
+core.register_action("await_reload", { "http-req" }, function(txn)
+  local now = txn.c:table_gpt0("fleet-reload", "jobs")
+  if now ~= order then order, ordered = now, core.now() end
+  local left = HOLD - since(ordered)
+  if left > 0 then wait(left, function() return yes(txn.f:stopping()) end) end
+end)
+
+-- Right after a reload a session that looks new may just not have been handed over yet.
+core.register_action("await_handover", { "http-req" }, function(txn)
+  local left = HANDOVER - since(born)
+  if left <= 0 then return end
+  local session = txn:get_var("txn.sid")
+  local function known() return yes(txn.c:in_table(session, "joins")) end
+  if not known() then wait(left, known) end
+end)
 
 -- Holds a join back while the first join of its session is still being answered: only the answer tells
 -- which server owns the session, and both must meet the same one.
@@ -19,5 +51,5 @@ end)
 -- Gives another balancer, or the process before a reload, a moment to tell whose this session is.
 core.register_action("await_owner", { "http-req" }, function(txn)
   local session = txn:get_var("txn.sid")
-  wait(0.5, function() return txn.c:in_table(session, "owner") end)
+  wait(0.5, function() return yes(txn.c:in_table(session, "owner")) end)
 end)

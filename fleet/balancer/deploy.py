@@ -27,7 +27,7 @@ _UNIT = f"""\
 [Service]
 ExecReload=
 ExecReload=/usr/sbin/haproxy -Ws -f $CONFIG -c -q $EXTRAOPTS
-ExecReload=-{SAVE_STATE}
+ExecReload=-{SAVE_STATE} reload
 ExecReload=/bin/kill -USR2 $MAINPID
 ExecStop=-{SAVE_STATE}
 """
@@ -125,7 +125,8 @@ def _deployed(config: str) -> Iterator[DeployedServer]:
             yield DeployedServer(name, address.strip("[]"), int(port), int(weight))
 
 
-# A reload has happened when another worker answers, with the configuration meant.
+# A reload has happened when another worker answers, with the configuration meant. What runs somebody else's
+# configuration is restarted: a reload would inherit its sockets with their permissions, and no sessions.
 _COMMON = f"""\
 set -u
 wanted=$1 config={CONFIG_FILE}
@@ -133,8 +134,8 @@ ask() {{ echo "$1" | socat -t 2 -T 2 - UNIX-CONNECT:{SOCKET} 2>/dev/null; }}
 worker() {{ ask "show info" | sed -n 's/^Pid: //p'; }}
 apply() {{
   old=$(worker)
-  if systemctl is-active -q haproxy.service; then systemctl reload haproxy.service || return 1
-  else systemctl reset-failed -q haproxy.service; systemctl start haproxy.service || return 1; fi
+  if ask "show env FLEET_CONFIG" | grep -q "^FLEET_CONFIG="; then systemctl reload haproxy.service || return 1
+  else systemctl reset-failed -q haproxy.service; systemctl restart haproxy.service || return 1; fi
   tries=0
   until [ "$(worker)" != "$old" ] && ask "show env FLEET_CONFIG" | grep -qx "FLEET_CONFIG=$wanted"; do
     tries=$((tries + 1)); [ $tries -lt 75 ] || return 1

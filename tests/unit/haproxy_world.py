@@ -137,9 +137,9 @@ class Balancer:
         done = self.sh(RUNTIME_PROBE.script)
         return parse_balancer(Answer(done.returncode, done.stdout))
 
-    def save_state(self) -> None:
+    def save_state(self, *words: str) -> None:
         script = save_state_script(self.settings, str(self.config))
-        subprocess.run(["sh", "-c", script], check=True, timeout=20)
+        subprocess.run(["sh", "-c", script, "save-state", *words], check=True, timeout=30)
 
     def reload(self) -> None:
         before = self.ask("show info").split("Pid: ")[1].split()[0]
