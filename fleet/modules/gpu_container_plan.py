@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import TypeGuard
 
 from fleet.docker.answers import Container
+from fleet.docker.boot import lost
 from fleet.docker.staying import stays_up
 from fleet.gpu.container import ContainerSpec, container_name, create_body, release_of
 from fleet.gpu.probe import GpuProcess
@@ -128,7 +129,7 @@ class SlotPlanner:
         return None
 
     def _kept_alive(self, container: Container) -> Iterator[Change]:
-        """Nothing for the right container that runs; its start where it was stopped."""
+        """Nothing for the right container that runs; its start where it was stopped or lost."""
         crashed = container.exit_code not in _ASKED_TO_STOP or container.oom_killed
         since = container.started if container.running else container.finished
         fresh = self.now is not None and since is not None and self.now - since < _JUST_NOW
@@ -143,9 +144,11 @@ class SlotPlanner:
                 f"{container.name} was paused by hand",
                 remedy=f"run `docker unpause {container.name}` there",
             )
-        if container.state == "exited" and crashed and fresh:
+        if container.state == "exited" and crashed and fresh and not lost(container):
             raise self._failing(container, "ended right after its start")
         why = f"it had ended with exit code {container.exit_code}" if container.state == "exited" else ""
+        if lost(container) and container.error:
+            why = f"Docker could not give it its GPU ({container.error})"
         yield Change(
             f"start {container.name}" + (f": {why}" if why else ""),
             steps=(EngineCall("start", {"name": container.name}),),

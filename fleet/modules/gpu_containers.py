@@ -31,6 +31,7 @@ from fleet.gpu.slots import slots_of
 from fleet.model.facts import Facts, Probe
 from fleet.model.slot import Gpu, Slot
 from fleet.model.steps import Change
+from fleet.modules._boot_unit import BOOT_UNIT_PROBE, boot_unit
 from fleet.modules.base import Args, Context
 from fleet.modules.gpu_container_plan import SlotPlanner
 
@@ -101,6 +102,10 @@ class GpuContainers:
     removed. Slot `HOST-INDEX` publishes the port `slot_port_base` (an inventory variable, 7860) plus the
     GPU's index.
 
+    A unit of systemd, `fleet-slots.service`, is installed beside them. Whenever Docker starts, it starts the
+    containers that Docker could not give their GPU, as happens with Docker older than 28.2 after each reboot.
+    Containers that somebody stopped stay stopped until the next run.
+
     Arguments:
         image: repository and tag; it must be on the host already (see `docker_image`).
         container_port: the port the program listens on inside the container (7860).
@@ -137,11 +142,21 @@ class GpuContainers:
     args: ClassVar[type[Args]] = GpuContainersArgs
 
     def probes(self, args: GpuContainersArgs, ctx: Context) -> Sequence[Probe]:
-        """GPUs, who uses them, and the engine with its images and containers."""
-        return (GPU_PROBE, GPU_PROCESSES_PROBE, ENGINE_PROBE, IMAGES_PROBE, CONTAINERS_PROBE)
+        """GPUs, who uses them, the engine with its images and containers, and the unit for boots."""
+        return (
+            GPU_PROBE,
+            GPU_PROCESSES_PROBE,
+            ENGINE_PROBE,
+            IMAGES_PROBE,
+            CONTAINERS_PROBE,
+            BOOT_UNIT_PROBE,
+        )
 
     def plan(self, args: GpuContainersArgs, facts: Facts, ctx: Context) -> Sequence[Change]:
-        """What is to be removed first, then each slot in order."""
+        """The unit for boots, then what is to be removed, then each slot in order."""
+        return [*boot_unit(facts, ctx), *self._slots(args, facts, ctx)]
+
+    def _slots(self, args: GpuContainersArgs, facts: Facts, ctx: Context) -> Sequence[Change]:
         slots = slots_of(ctx.host, facts)
         engine = parse_engine(facts[ENGINE_PROBE.key])
         images = parse_images(facts[IMAGES_PROBE.key])
