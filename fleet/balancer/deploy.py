@@ -138,6 +138,9 @@ apply() {{
   else systemctl reset-failed -q haproxy.service; systemctl restart haproxy.service || return 1; fi
   tries=0
   until [ "$(worker)" != "$old" ] && ask "show env FLEET_CONFIG" | grep -qx "FLEET_CONFIG=$wanted"; do
+    case $(systemctl show -p SubState --value haproxy.service) in
+      failed | dead | auto-restart*) return 1 ;;
+    esac
     tries=$((tries + 1)); [ $tries -lt 75 ] || return 1
     sleep 0.2
   done
@@ -152,9 +155,14 @@ apply || { tell >&2; exit 1; }
 """
 )
 
+# HAProxy's own check does not try the ports, and a reload onto one that is taken stops the service a while.
 _DEPLOY = (
     _COMMON
     + """\
+for port in $(sed -n 's/^ *bind [^ ]*:\\([0-9][0-9]*\\)\\( .*\\)*$/\\1/p' "$config.new"); do
+  taken=$(ss -Hltnp "sport = :$port" 2>/dev/null | grep -v '"haproxy"')
+  [ -z "$taken" ] || { printf 'port %s is taken by another program:\\n%s\\n' "$port" "$taken" >&2; exit 1; }
+done
 rm -f "$config.old"
 [ ! -e "$config" ] || cp -p "$config" "$config.old" || exit 1
 mv -f "$config.new" "$config" || exit 1
