@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 
 import httpx
 import pytest
+
+from tests.lab.helpers import server_states, wait_for
 
 pytestmark = pytest.mark.lab
 
@@ -42,24 +43,6 @@ def test_a_container_sees_its_own_gpu_only(lab):
             assert devices == [f"/dev/nvidia{index}"]
             seen = lab.sh(host, f"docker exec {name} nvidia-smi --query-gpu=uuid --format=csv,noheader")
             assert seen.split() == [uuid]
-
-
-def server_states(lab, slot):
-    return {server["status"] for server in slot_servers(lab, slot)}
-
-
-def slot_servers(lab, slot):
-    csv = lab.sh("lb-01", "echo 'show stat' | socat stdio /run/haproxy/admin.sock").splitlines()
-    names = csv[0].lstrip("# ").split(",")
-    rows = [dict(zip(names, line.split(","), strict=False)) for line in csv[1:] if line]
-    return [row for row in rows if row["svname"] == slot and row["pxname"] == "work"]
-
-
-def wait_for(condition, seconds, what):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.5)
 
 
 def translate(url, timeout=30):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fleet.docker.boot import SCRIPT_FILE, SCRIPT_TEXT, UNIT_FILE, UNIT_TEXT
 from fleet.gpu.container import ContainerSpec, container_name, create_body
 from fleet.model.facts import Answer, Facts
 from fleet.model.host import Host
@@ -68,6 +69,7 @@ def inspected(
     finished: str = "0001-01-01T00:00:00Z",
     restarts: int = 0,
     oom: bool = False,
+    error: str = "",
 ) -> dict[str, Any]:
     """A container of ours as the engine would show it after our own create call."""
     body = create_body(spec, place, digest)
@@ -82,6 +84,7 @@ def inspected(
             "Status": state,
             "ExitCode": exit_code,
             "OOMKilled": oom,
+            "Error": error,
             "StartedAt": started,
             "FinishedAt": finished,
         },
@@ -119,8 +122,15 @@ def log_frames(*lines: str) -> bytes:
     return b"".join(b"\x02\0\0\0" + len(line).to_bytes(4, "big") + line for line in data)
 
 
+def boot_unit(unit: str = UNIT_TEXT, script: str = SCRIPT_TEXT, *, enabled: bool = True) -> Answer:
+    """The unit for boots as its probe finds it."""
+    files = ((UNIT_FILE, unit), (SCRIPT_FILE, script))
+    lines = (f"{path}:{line}" for path, text in files for line in text.splitlines(keepends=True))
+    return Answer(0, ("enabled\n" * enabled + "".join(lines)).encode())
+
+
 def facts(*found: dict[str, Any], gpus: int = 2, **answers: Answer) -> Facts:
-    """A host with `gpus` T4 cards, Docker 26 with CDI, the image v1, and the containers given."""
+    """A host with `gpus` T4 cards, Docker 26 with CDI, the image v1, the unit for boots, and containers."""
     keys = {name.replace("_", "."): answer for name, answer in answers.items()}
     return Facts(
         {
@@ -129,6 +139,7 @@ def facts(*found: dict[str, Any], gpus: int = 2, **answers: Answer) -> Facts:
             "docker.engine": engine(),
             "docker.images": images(),
             "docker.containers": containers(*found),
+            "slots.boot": boot_unit(),
             **keys,
         }
     )

@@ -223,6 +223,23 @@ def test_a_stopped_one_is_started():
     assert change.steps == (start(0), SETTLE)
 
 
+NO_CDI = 'could not select device driver "cdi" with capabilities: []'
+
+
+@pytest.mark.parametrize("code", [255, 143, 128])
+def test_one_that_the_engine_lost_is_started_at_once(code):
+    seen = facts(*both(state="exited", exit_code=code, finished="2026-03-01T11:59:59Z", error=NO_CDI))
+    (change,) = plan(seen=seen)
+    assert change.summary == f"start fleet-gpu-01-0: Docker could not give it its GPU ({NO_CDI})"
+    assert change.steps == (start(0), SETTLE)
+
+
+def test_one_that_ended_while_the_engine_was_away_is_started_at_once():
+    seen = facts(*both(state="exited", exit_code=255, finished="2026-03-01T11:59:59Z"))
+    (change,) = plan(seen=seen)
+    assert change.summary == "start fleet-gpu-01-0: it had ended with exit code 255"
+
+
 def test_one_that_was_never_started_is_started():
     (change,) = plan(seen=facts(*both(state="created")))
     assert change.steps == (start(0), SETTLE)
@@ -241,6 +258,18 @@ def test_a_stopped_wrong_one_is_removed_without_a_stop():
         {"state": "exited", "exit_code": 3, "finished": "2026-03-01T11:59:58Z"},
         {"state": "exited", "exit_code": 137, "oom": True, "finished": "2026-03-01T11:59:58Z"},
         {"state": "running", "restarts": 2, "started": "2026-03-01T11:59:59.5Z"},
+        {
+            "state": "exited",
+            "exit_code": 127,
+            "finished": "2026-03-01T11:59:58Z",
+            "error": 'exec: "serve": executable file not found in $PATH',
+        },
+        {
+            "state": "exited",
+            "exit_code": 255,
+            "started": "2026-03-01T11:59:50Z",
+            "finished": "2026-03-01T11:59:58Z",
+        },
     ],
 )
 def test_one_that_does_not_stay_up_fails_with_its_log(how):
