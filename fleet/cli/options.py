@@ -18,7 +18,7 @@ Inventories = Annotated[
         "-i",
         metavar="FILE",
         help="Inventory file or folder (Ansible's YAML form); may be given more than once. "
-        "Default: the only file in inventories/.",
+        "Default: the only file in inventories/ besides example.yml.",
         envvar="FLEET_INVENTORY",
         show_default=False,
     ),
@@ -67,6 +67,19 @@ def open_inventory(paths: list[Path] | None) -> Inventory:
     from fleet.playbook.variables import rendered
 
     return rendered(load(paths or [default_inventory(Path.cwd())]))
+
+
+def refuse_examples(inventory: Inventory) -> None:
+    """Raise InputError where a host still has an address that only examples have (RFC 5737)."""
+    from fleet.errors import InputError
+
+    for host in inventory.hosts.values():
+        if host.ssh_host.startswith(("192.0.2.", "198.51.100.", "203.0.113.")):
+            raise InputError(
+                f"{host.name} has the example address {host.ssh_host}",
+                place=inventory.where(host.name, "ansible_host") or host.place,
+                remedy="put your hosts' addresses there",
+            )
 
 
 def default_inventory(project: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -34,16 +33,18 @@ class Wish:
 
 def play(path: Path, inventory: Inventory, ssh: SshSettings, wish: Wish, *, translate: bool) -> NoReturn:
     """Run the playbook, show it, exit. `translate`: end with a golden translation where balancers ran."""
-    from fleet.cli.options import print_json
+    from fleet.cli.options import print_json, refuse_examples
     from fleet.console.run import RunView, run_json, show_recap
     from fleet.engine.connect import opener
     from fleet.engine.run import RunOptions, prepare, run
+    from fleet.inventory import extra_variables, with_extra
     from fleet.modules.registry import MODULES
     from fleet.playbook.load import load_playbook
 
-    options = RunOptions(
-        check=wish.check, forks=wish.forks, limit=wish.limit, tags=wish.tags, extra=_extra(wish.extra)
-    )
+    extra = extra_variables(wish.extra)
+    inventory = with_extra(inventory, extra)
+    refuse_examples(inventory)
+    options = RunOptions(check=wish.check, forks=wish.forks, limit=wish.limit, tags=wish.tags, extra=extra)
     work = prepare(load_playbook(path, MODULES), inventory, options)
     view = RunView(check=wish.check, diff=wish.diff, verbose=wish.verbose, quiet=wish.json)
     with view:
@@ -72,9 +73,13 @@ def _translate(inventory: Inventory, view: RunView, document: dict[str, Any], as
     if url is None:
         return ExitCode.DONE
     golden = golden_of(inventory)
+
+    def waiting(reason: str) -> None:
+        view.console.print(f"waiting up to {golden.deadline:.0f} s for {url}: {reason}")
+
     document["url"] = url
     try:
-        answer = translate(url, golden)
+        answer = translate(url, golden, patience=golden.deadline, waiting=waiting)
     except FleetError as error:
         document["translation"] = {"error": error_json(error)}
         print_error(error)
@@ -94,23 +99,3 @@ def _translate(inventory: Inventory, view: RunView, document: dict[str, Any], as
             )
         )
     return ExitCode.DONE
-
-
-def _extra(pairs: Iterable[str]) -> dict[str, object]:
-    """`key=value` pairs; a value is YAML, so numbers and lists keep their type."""
-    import yaml
-
-    from fleet.errors import InputError
-
-    values: dict[str, object] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key.isidentifier():
-            raise InputError(f"--extra-vars {pair!r} is not key=value", remedy="for example -e lb_port=8080")
-        try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise InputError(
-                f"--extra-vars {key}: the value is not valid YAML: {text!r}", remedy="quote it"
-            ) from error
-    return values

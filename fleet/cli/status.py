@@ -21,13 +21,14 @@ def status(
     What runs where, how it does, what is wrong. One round trip per host. A host that does not answer is a
     row. Exits with 0 when all is up, 3 when a host was unreachable, else 1.
     """
-    from fleet.cli.options import open_inventory, print_json, ssh_settings
+    from fleet.cli.options import open_inventory, print_json, refuse_examples, ssh_settings
     from fleet.engine.connect import opener
     from fleet.engine.observe import observe
     from fleet.errors import ExitCode
     from fleet.status import probes, summarise
 
     loaded = open_inventory(inventory)
+    refuse_examples(loaded)
     hosts = loaded.select(limit, at_least_one=True) if limit else tuple(loaded.hosts.values())
     hosts = tuple(host for host in hosts if {"gpu", "balancer"} & set(host.groups))
     seen = observe(

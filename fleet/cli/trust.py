@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -29,12 +30,13 @@ def trust(
     /etc/ssh/ssh_host_ed25519_key.pub` on the host. A key that changed since it was pinned is never replaced
     without --replace.
     """
-    from fleet.cli.options import open_inventory, print_json, ssh_settings
+    from fleet.cli.options import open_inventory, print_json, refuse_examples, ssh_settings
     from fleet.console.trust import show_keys
-    from fleet.errors import ExitCode
+    from fleet.errors import ExitCode, InputError
     from fleet.trust import pin_keys, scan_hosts
 
     loaded = open_inventory(inventory)
+    refuse_examples(loaded)
     pattern = ":&".join(filter(None, (hosts, limit)))
     chosen = loaded.select(pattern, at_least_one=True) if pattern else tuple(loaded.hosts.values())
     settings = ssh_settings(False, connect_timeout, ssh_config)
@@ -42,6 +44,8 @@ def trust(
     if not json:
         show_keys(scans)
     wanted = [scan for scan in scans if scan.new or (replace and scan.changed)]
+    if wanted and not yes and not json and not sys.stdin.isatty():
+        raise InputError("nobody is there to say yes to the new keys", remedy="look at them, then use --yes")
     agreed = bool(wanted) and (
         yes or (not json and typer.confirm(f"Pin the keys of {len(wanted)} hosts?", err=True))
     )

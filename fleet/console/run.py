@@ -11,6 +11,7 @@ from fleet.engine.results import (
     HostEvent,
     PlayStarted,
     RunResult,
+    Status,
     Stopping,
     TaskFinished,
     TaskResult,
@@ -28,6 +29,8 @@ _STYLE = {
     "unreachable": "bold red",
     "skipped": "cyan",
 }
+
+_RECAP: tuple[Status, ...] = ("ok", "changed", "failed", "unreachable", "skipped")
 
 
 class RunView:
@@ -83,7 +86,7 @@ class RunView:
         if event.error is not None:
             first, *rest = error_lines(event.error)
             self._lines(event.host, event.state, [first.removeprefix(f"{event.host}: "), *rest])
-        if event.state in ("done", "unreachable"):
+        if event.state in ("done", "unreachable", "failed"):
             self._remove(event.host)
         else:
             self._row(event.host, event.state, 0, None)
@@ -160,21 +163,19 @@ def show_recap(console: Console, result: RunResult) -> None:
 
     table = Table(box=None, padding=(0, 2), header_style="bold")
     table.add_column("host")
-    for column in ("ok", "changed", "failed", "unreachable", "skipped"):
+    for column in _RECAP:
         table.add_column(column, justify="right")
     for name, host in result.hosts.items():
-        counts = {status: host.count(status) for status in ("ok", "changed", "failed", "skipped")}
-        counts["unreachable"] = int(host.status == "unreachable")
-        cells = [
-            Text(str(counts[c]), style=_STYLE[c] if counts[c] else "dim")
-            for c in ("ok", "changed", "failed", "unreachable", "skipped")
-        ]
+        counts = {status: host.count(status) for status in _RECAP}
+        cells = [Text(str(counts[c]), style=_STYLE[c] if counts[c] else "dim") for c in _RECAP]
         table.add_row(Text(name, style=_STYLE[host.status]), *cells)
     console.print()
     console.print(table)
     pending = "would change" if result.check else "changed"
+    trouble = [(s, sum(h.status == s for h in result.hosts.values())) for s in ("failed", "unreachable")]
+    bad = "".join(f", {_count(number)} {status}" for status, number in trouble if number)
     console.print(
-        f"{_count(len(result.hosts))}, {result.changed} {pending}, in {result.seconds:.1f} s"
+        f"{_count(len(result.hosts))}, {result.changed} {pending}{bad}, in {result.seconds:.1f} s"
         + (" (stopped before the end)" if result.interrupted else "")
     )
 
@@ -191,7 +192,7 @@ def run_json(result: RunResult) -> dict[str, Any]:
             name: {
                 "status": host.status,
                 "error": error_json(host.error) if host.error else None,
-                "recap": {s: host.count(s) for s in ("ok", "changed", "failed", "skipped")},
+                "recap": {s: host.count(s) for s in _RECAP},
                 "tasks": [_task_json(task) for task in host.tasks],
             }
             for name, host in result.hosts.items()

@@ -44,14 +44,20 @@ class BoundTask:
 
 
 def bind_play(
-    play: Play, book: Playbook, host: Host, hosts: Mapping[str, Host], variables: Mapping[str, Any]
+    play: Play,
+    book: Playbook,
+    host: Host,
+    hosts: Mapping[str, Host],
+    variables: Mapping[str, Any],
+    extra: Mapping[str, Any],
 ) -> tuple[tuple[BoundTask, ...], tuple[BoundTask, ...]]:
-    """The play's tasks and handlers for one host. `variables` are the inventory's for that host.
+    """The play's tasks and handlers for one host. `variables` are the inventory's for that
+    host, `extra` those that stand above all others.
 
     Raises InputError at the task's file and line.
     """
     search = _search(book.path)
-    scope = _settle({**play.defaults, **variables, **play.vars}, play)
+    scope = _settle({**play.defaults, **variables, **play.vars, **extra}, play)
 
     def bind(task: Task) -> list[BoundTask]:
         return list(_bind(task, play, host, hosts, scope, search))

@@ -203,7 +203,8 @@ class HostRun:
 
     def _lost(self, error: FleetError) -> None:
         self.result.error = error
-        self._set.listen(HostEvent(self._host, "unreachable", error))
+        state = "unreachable" if isinstance(error, UnreachableError) else "failed"
+        self._set.listen(HostEvent(self._host, state, error))
 
 
 def internal(what: str, error: Exception) -> TaskError:

@@ -41,7 +41,11 @@ class HostResult:
     error: UnreachableError | FleetError | None = None
 
     def count(self, status: Status) -> int:
-        """How many tasks ended with `status`."""
+        """How many tasks ended with `status`; a host that could not even be looked at counts as one."""
+        if self.error is not None and status == self.status and not any(t.error for t in self.tasks):
+            return 1
+        if status == "unreachable":
+            return int(self.status == status)
         return sum(1 for task in self.tasks if task.status == status)
 
     @property
@@ -89,7 +93,7 @@ class RunResult:
 
 @dataclass(frozen=True)
 class HostEvent:
-    """A host's state moved on: "connecting", "looking", "ready", "unreachable", "done"."""
+    """A host's state moved on: "connecting", "looking", "ready", "unreachable", "failed", "done"."""
 
     host: str
     state: str

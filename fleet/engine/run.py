@@ -14,7 +14,6 @@ from fleet.engine.results import Listener, PlayStarted, RunResult, Stopping
 from fleet.errors import InputError
 from fleet.inventory import Inventory, variables
 from fleet.model.facts import Facts
-from fleet.model.host import Host
 from fleet.playbook.model import Play, Playbook
 
 MAX_FORKS = 64
@@ -50,14 +49,15 @@ def prepare(book: Playbook, inventory: Inventory, options: RunOptions) -> list[P
     for play in book.plays:
         tasks: dict[str, tuple[BoundTask, ...]] = {}
         handlers: dict[str, tuple[BoundTask, ...]] = {}
-        for host in _hosts(play, inventory):
+        for host in inventory.select(play.hosts, place=play.place):
             if limited is not None and host.name not in limited:
                 continue
-            scope = {**variables(inventory, host), **options.extra}
-            bound, bound_handlers = bind_play(play, book, host, inventory.hosts, scope)
+            scope = variables(inventory, host)
+            bound, bound_handlers = bind_play(play, book, host, inventory.hosts, scope, options.extra)
             tasks[host.name] = tuple(task for task in bound if _wanted(task, options.tags))
             handlers[host.name] = bound_handlers
         work.append(PlayWork(play, tasks, handlers))
+    _check_tags(book, options.tags)
     if not any(item.tasks for item in work):
         raise InputError(
             "no host to work on",
@@ -160,12 +160,15 @@ def _one_at_a_time(listen: Listener) -> Listener:
     return locked
 
 
-def _hosts(play: Play, inventory: Inventory) -> tuple[Host, ...]:
-    """The play's hosts; a group the inventory lacks means none, so one playbook serves many shapes."""
-    if play.hosts in ("gpu", "balancer") and play.hosts not in inventory.groups:
-        return ()
-    return inventory.select(play.hosts, place=play.place)
-
-
 def _wanted(task: BoundTask, tags: tuple[str, ...]) -> bool:
     return not tags or bool(set(tags) & set(task.task.tags))
+
+
+def _check_tags(book: Playbook, tags: tuple[str, ...]) -> None:
+    known = sorted({tag for play in book.plays for task in play.tasks for tag in task.tags})
+    for tag in tags:
+        if tag not in known:
+            raise InputError(
+                f"no task of {book.path} has the tag {tag!r}",
+                remedy=f"its tags are: {', '.join(known)}" if known else "its tasks have no tags",
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
     from fleet.docker.calls import Shared
+
+_NONCE = re.compile(r"^[0-9a-f]{24}: \d+: (exec: )?", re.MULTILINE)
+"""How the remote shell names itself in its complaints."""
 
 Progress = Callable[[str, float, float], None]
 
@@ -59,7 +63,7 @@ class HostRunner:
         if result.rc not in step.ok_codes:
             raise StepError(
                 f"{step.title or f'`{_short(step.argv)}`'} ended with {result.rc}",
-                output=(result.err or result.out).decode("utf-8", "replace").strip(),
+                output=_NONCE.sub("", (result.err or result.out).decode("utf-8", "replace").strip()),
             )
 
     def _call(self, step: EngineCall, progress: Progress) -> None:

@@ -183,10 +183,11 @@ def read(path: Path, problems: Problems) -> Document | None:
     if text.startswith("$ANSIBLE_VAULT;"):
         problems.add(Place(file, 1), *_VAULT)
         return None
-    return _parse(file, text, problems)
+    return parse(file, text, problems)
 
 
-def _parse(file: str, text: str, problems: Problems) -> Document | None:
+def parse(file: str, text: str, problems: Problems) -> Document | None:
+    """The document in a text; None where it cannot be used. `file` names it in problems."""
     yaml = _yaml()
     try:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)

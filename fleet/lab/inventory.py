@@ -57,7 +57,7 @@ def _variables(state: LabState, folder: Folder) -> dict[str, Any]:
 
 
 def _groups(hosts: Sequence[LabHost]) -> dict[str, Any]:
-    groups: dict[str, Any] = {}
+    groups: dict[str, Any] = {"gpu": {"hosts": {}}, "balancer": {"hosts": {}}}
     for host in hosts:
         entry = {
             "ansible_host": host.address,

@@ -44,9 +44,9 @@ class DockerImage:
     """Have an image on the host, by one digest on the whole fleet.
 
     An image that is there under this name is left alone, even where the registry has moved the tag since:
-    changing what runs is `fleet upgrade`'s task. Where it is missing, and another host of the inventory has
-    it, exactly that host's digest is pulled; otherwise the registry is asked once per run what the tag
-    means, and every host pulls that. An image loaded from a file (`docker load`) counts as there.
+    what runs is changed by naming another tag or a digest. Where it is missing, and another host of the
+    inventory has it, exactly that host's digest is pulled; otherwise the registry is asked once per run what
+    the tag means, and every host pulls that. An image loaded from a file (`docker load`) counts as there.
     The login is used for the pull alone and stored nowhere.
 
     Arguments:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,19 +74,27 @@ def service_url(inventory: Inventory) -> str | None:
     return None
 
 
-def translate(url: str, golden: Golden) -> Translation:
-    """Make the translation at `url`, trying until the deadline while the service starts up.
+def translate(
+    url: str, golden: Golden, *, patience: float = 0.0, waiting: Callable[[str], None] = lambda reason: None
+) -> Translation:
+    """Make the translation at `url`; while the service is not up, try again for `patience` seconds.
 
-    Raises TaskError saying which rung failed: no answer, an HTTP status, a wrong translation.
+    `waiting` is told the reason, once, when it has to be tried again. Raises TaskError saying which rung
+    failed: no answer, an HTTP status, a wrong translation.
     """
     import httpx
-    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+    from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-    started = time.monotonic()
+    def again(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if state.attempt_number == 1 and error is not None:
+            waiting(_reason(error))
+
     retry = Retrying(
         retry=retry_if_exception_type((httpx.TransportError, httpx.HTTPStatusError)),
-        stop=stop_after_delay(golden.deadline),
+        stop=stop_after_delay(patience),
         wait=wait_fixed(1),
+        before_sleep=again,
         reraise=True,
     )
     try:
@@ -96,16 +105,14 @@ def translate(url: str, golden: Golden) -> Translation:
                     tried = time.monotonic()
                     text = _call(client, golden)
     except httpx.HTTPStatusError as error:
-        answer = error.response
         raise TaskError(
-            f"no translation from {url}: HTTP {answer.status_code} on {answer.request.url.path}",
-            output=answer.text[:500],
+            f"no translation from {url}: {_reason(error)}",
+            output=error.response.text[:500],
             remedy="`fleet status` shows which slots are up",
         ) from error
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise TaskError(
-            f"no translation from {url} within {time.monotonic() - started:.0f} s: "
-            f"{type(error).__name__}: {error}",
+            f"no translation from {url}: {_reason(error)}",
             remedy="check that this machine reaches the balancer; `fleet status` shows its state",
         ) from error
     if golden.contains.lower() not in text.lower():
@@ -114,6 +121,14 @@ def translate(url: str, golden: Golden) -> Translation:
             remedy="check the image, or set `golden` in the inventory to a sentence this model answers",
         )
     return Translation(text, time.monotonic() - tried)
+
+
+def _reason(error: BaseException) -> str:
+    """Why a try failed, in a few words."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"HTTP {response.status_code} on {response.request.url.path}"
+    return str(error) or type(error).__name__
 
 
 def _call(client: Any, golden: Golden) -> str:

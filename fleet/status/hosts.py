@@ -143,8 +143,9 @@ def _slot_problems(
             yield Problem(slot.name, "no container", _PROVISION)
         elif slot.state not in ("running", UNKNOWN):
             code = f" with exit code {slot.exit_code}" if slot.state in ("exited", "restarting") else ""
-            log = f"`docker logs {slot.container}` on {slot.host}"
-            yield Problem(slot.name, f"its container is {slot.state}{code}", log)
+            word = "has" if slot.state == "exited" else "is"
+            log = f"{_PROVISION}; its log: `docker logs {slot.container}` on {slot.host}"
+            yield Problem(slot.name, f"its container {word} {slot.state}{code}", log)
         elif slot.health == "unhealthy":
             yield Problem(slot.name, "its container fails its own health check")
         running = [c.name for c in containers or () if c.slot == slot.name and c.running]

@@ -142,7 +142,7 @@ def test_what_is_wrong_with_a_host(answers, problem):
     ("how", "problem"),
     [
         ({"state": "restarting", "exit_code": 3}, "its container is restarting with exit code 3"),
-        ({"state": "exited", "exit_code": 137}, "its container is exited with exit code 137"),
+        ({"state": "exited", "exit_code": 137}, "its container has exited with exit code 137"),
         ({"state": "paused"}, "its container is paused"),
         ({"state": "created"}, "its container is created"),
     ],
