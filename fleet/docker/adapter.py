@@ -51,9 +51,21 @@ class EngineConnection(HTTPConnection):
         try:
             return super().getresponse()
         except (ConnectionError, urllib3.exceptions.ProtocolError) as error:
-            said = self._stream.complaint if self._stream is not None else ""
-            if not said:
-                raise
+            self._explain(error)
+            raise
+
+    def send(self, data: Any) -> None:
+        """Send a part of the request; a bridge that ended already is told as in `getresponse`."""
+        try:
+            super().send(data)
+        except OSError as error:
+            self._explain(error)
+            raise
+
+    def _explain(self, error: Exception) -> None:
+        """Raise StepError with what the bridge said, where it said something."""
+        said = self._stream.last_words() if self._stream is not None else ""
+        if said:
             raise StepError(
                 f"{self._remote.name}: the Docker Engine cannot be reached",
                 output=said,

@@ -63,7 +63,8 @@ def free_port(address: str, port: int) -> int:
 
     An sshd or web server of this machine that listens on every address has port 22 or 80 of the lab's, too.
     """
-    for candidate in (port, *(port + step for step in range(8000, 58000, 10000))):
+    candidates = (port, *(port + step for step in range(8000, 58000, 10000)))
+    for candidate in (c for c in candidates if c <= 65535):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -100,7 +100,7 @@ class FabricRemote:
                 Result(channel.exit_status, b"", exchange.stderr),
                 had_password=self._password is not None,
             )
-        return Stream(self.name, channel, self._pulse, first)
+        return Stream(self.name, channel, self._pulse, first, exchange.stderr)
 
     def close(self) -> None:
         """End the connection; never raises."""

@@ -20,12 +20,13 @@ class Stream:
     A read with a timeout raises TimeoutError, any read UnreachableError once the connection is dead.
     """
 
-    def __init__(self, name: str, channel: Channel, pulse: Pulse, first: bytes) -> None:
+    def __init__(self, name: str, channel: Channel, pulse: Pulse, first: bytes, said: bytes = b"") -> None:
         self._name = name
         self._channel = channel
         self._pulse = pulse
         self._buffer = memoryview(first)
         self._timeout: float | None = None
+        self._said = said
 
     @property
     def ended(self) -> bool:
@@ -35,11 +36,18 @@ class Stream:
 
     @property
     def complaint(self) -> str:
-        """What the process has written to stderr and was not read yet."""
-        said = b""
+        """What the process has written to stderr since it was last asked."""
+        said, self._said = self._said, b""
         while self._channel.recv_stderr_ready() and (data := self._channel.recv_stderr(65536)):
             said += data
         return said.decode("utf-8", "replace").strip()
+
+    def last_words(self, grace: float = 2.0) -> str:
+        """What an ending process wrote to stderr: its output may end before its complaint arrives."""
+        until = time.monotonic() + grace
+        while not (self._channel.exit_status_ready() or self._channel.closed) and time.monotonic() < until:
+            time.sleep(0.01)
+        return self.complaint
 
     def settimeout(self, timeout: float | None) -> None:
         """Seconds a read may take; None waits for as long as the connection is alive."""
