@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +51,16 @@ def connect(report: Report, *, install: bool = False) -> DockerClient:
     )
 
 
+_installing = threading.Lock()
+
+
+def need_program(report: Report, program: str) -> None:
+    """Install the Debian package of that name where the program is missing; one thread at a time."""
+    with _installing:
+        if shutil.which(program) is None:
+            apt_install(report, program)
+
+
 def apt_install(report: Report, *packages: str) -> None:
     """Install packages on this machine with apt; needs root on Debian or Ubuntu."""
     names = " ".join(packages)
@@ -63,13 +75,29 @@ def apt_install(report: Report, *packages: str) -> None:
         ["apt-get", "-q", "update"],
         ["apt-get", "-q", "install", "-y", "--no-install-recommends", *packages],
     ):
-        done = subprocess.run(argv, capture_output=True, text=True, env=environment, check=False)
+        done = _patiently(argv, environment)
         if done.returncode != 0:
             raise FleetError(
                 f"`{' '.join(argv)}` failed",
                 output=done.stdout[-2000:] + done.stderr[-2000:],
                 remedy=f"Install {names} by hand, then run `fleet lab up` again.",
             )
+
+
+def _patiently(argv: list[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run apt-get; while another one holds a lock, wait for it (at most five minutes)."""
+    from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
+
+    retry = Retrying(
+        retry=retry_if_result(lambda done: done.returncode != 0 and "Could not get lock" in done.stderr),
+        stop=stop_after_delay(300),
+        wait=wait_fixed(3),
+        retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
+    )
+    done: subprocess.CompletedProcess[str] = retry(
+        subprocess.run, argv, capture_output=True, text=True, env=environment, check=False
+    )
+    return done
 
 
 def state_dir() -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fleet.errors import FleetError
-from fleet.lab.engine import apt_install
+from fleet.lab.engine import need_program
 from fleet.lab.spec import SUITES, Report
 
 if TYPE_CHECKING:
@@ -66,8 +65,7 @@ def root_filesystem(
     recipe = digest([suite, *options])
     if find_recipe(client, tag) == recipe:
         return tag
-    if shutil.which("mmdebstrap") is None:
-        apt_install(report, "mmdebstrap")
+    need_program(report, "mmdebstrap")
     report(f"{tag}: making a Debian root file system")
     with tempfile.TemporaryDirectory(prefix="fleet-lab-") as folder:
         archive = Path(folder) / "root.tar"

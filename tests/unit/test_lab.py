@@ -8,6 +8,8 @@ import socket
 import ssl
 import stat
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import bcrypt
@@ -17,7 +19,7 @@ import yaml
 
 from fleet.data import data_dir
 from fleet.errors import FleetError, InputError
-from fleet.lab import LabSpec
+from fleet.lab import LabSpec, engine
 from fleet.lab.addresses import fleet_address, free_address, free_port, free_subnet
 from fleet.lab.cgroups import Hybrid, Unified, layout
 from fleet.lab.files import MARK, Folder
@@ -283,3 +285,37 @@ def test_every_fault_is_one_the_image_can_be_told() -> None:
     for name in told:
         assert re.search(rf'FLEET_LAB_{name}\b|setting\("{name}"', app), name
     assert len({repr(sorted(arguments.items())) for arguments in TAGS.values()}) == len(TAGS)
+
+
+def test_a_missing_program_is_installed_once_by_many_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two images may be made at a time; two apt-get at a time meet the lock."""
+    installed: list[str] = []
+
+    def install(report: object, *packages: str) -> None:
+        installed.extend(packages)
+        time.sleep(0.1)
+        (tmp_path / packages[0]).touch(mode=0o755)
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(engine, "apt_install", install)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: engine.need_program(print, "a-program"), range(4)))
+    assert installed == ["a-program"]
+
+
+def test_apt_waits_while_another_one_holds_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apt = tmp_path / "apt-get"
+    apt.write_text(
+        "#!/bin/sh\n"
+        f"[ -e {tmp_path}/again ] && exit 0\n"
+        f": >{tmp_path}/again\n"
+        "echo 'E: Could not get lock /var/lib/apt/lists/lock.' >&2; exit 100\n"
+    )
+    apt.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setattr(engine.os, "geteuid", lambda: 0)
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    engine.apt_install(lambda line: None, "something")
+    assert (tmp_path / "again").exists()
