@@ -1,0 +1,126 @@
+"""The command as a user types it: mistakes are told before any host is touched, each with its remedy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FLEET = str(Path(sys.executable).parent / "fleet")
+
+
+def fleet(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [FLEET, *args], cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60
+    )
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project whose one host nobody can reach: the tests must end before they try."""
+    (tmp_path / "inventories").mkdir()
+    (tmp_path / "inventories" / "one.yml").write_text(
+        "all:\n  vars: {image: 'r.example/webui:v1'}\n  children:\n"
+        "    gpu: {hosts: {g1: {ansible_host: 127.0.0.1, ansible_port: 9}}}\n"
+        "    balancer: {hosts: {}}\n"
+    )
+    return tmp_path
+
+
+def refused(done, *words):
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "unreachable" not in done.stdout
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+def test_help_and_version(tmp_path):
+    done = fleet(tmp_path, "--help")
+    assert done.returncode == 0
+    for command in ("init", "inventory", "trust", "provision", "run", "status", "translate", "lab"):
+        assert f"  {command} " in done.stdout
+    assert fleet(tmp_path, "--version").stdout.startswith("fleet ")
+    assert "Did you mean 'provision'?" in fleet(tmp_path, "provison").stderr
+
+
+def test_without_an_inventory(tmp_path):
+    refused(fleet(tmp_path, "provision"), "no inventory", "fleet init")
+
+
+def test_with_a_choice_of_inventories(project):
+    (project / "inventories" / "two.yml").write_text("all: {}\n")
+    refused(fleet(project, "status"), "several inventories", "one.yml", "two.yml", "-i FILE")
+
+
+def test_a_misspelt_group_never_empties_the_balancer(project):
+    path = project / "inventories" / "one.yml"
+    path.write_text(path.read_text().replace("    gpu:", "    gpus:"))
+    refused(fleet(project, "provision", "--check"), "'gpu'", "did you mean 'gpus'")
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ("lb_port", ("is not key=value",)),
+        ("lb_port=xyz", ("lb_port must be a whole number",)),
+        ("lb_prot=80", ("lb_port",)),
+        ("weights=abc", ("weights must be a mapping",)),
+        ("image=[a", ("not valid YAML",)),
+    ],
+)
+def test_extra_variables_are_checked_as_an_inventorys_are(project, extra, words):
+    refused(fleet(project, "provision", "--check", "-e", extra), *words)
+
+
+def test_example_addresses_are_never_called(tmp_path):
+    assert fleet(tmp_path, "init", ".").returncode == 0
+    for command in (["status"], ["provision"], ["trust"]):
+        refused(fleet(tmp_path, *command), "example address", "production.yml:")
+    assert fleet(tmp_path, "inventory").returncode == 0
+
+
+def test_an_unknown_tag(project):
+    refused(fleet(project, "provision", "--check", "--tags", "nope"), "no task", "'nope'")
+
+
+def test_an_error_is_a_document_too(project):
+    done = fleet(project, "provision", "--limit", "g9", "--json")
+    assert done.returncode == 2
+    error = json.loads(done.stdout)["error"]
+    assert "g9" in error["message"]
+    assert error["exit_code"] == 2
+    assert "fleet inventory" in error["remedy"]
+
+
+def test_an_unreachable_host_is_a_row_and_a_result(project):
+    done = fleet(project, "provision", "--json")
+    assert done.returncode == 3
+    host = json.loads(done.stdout)["hosts"]["g1"]
+    assert (host["status"], host["recap"]["unreachable"]) == ("unreachable", 1)
+    shown = fleet(project, "status")
+    assert shown.returncode == 3
+    assert "unreachable" in shown.stdout
+    text = fleet(project, "provision").stdout
+    assert "1 host unreachable" in text
+
+
+def test_a_missing_key_file_is_the_users_to_mend(project):
+    path = project / "inventories" / "one.yml"
+    path.write_text(path.read_text().replace("ansible_port: 9", "ansible_ssh_private_key_file: /no/such/key"))
+    done = fleet(project, "provision", "--json")
+    assert done.returncode == 2
+    host = json.loads(done.stdout)["hosts"]["g1"]
+    assert (host["status"], host["recap"]["failed"]) == ("failed", 1)
+    assert "/no/such/key" in host["error"]["message"]
+
+
+def test_a_service_that_is_not_there_is_told_at_once(project):
+    done = fleet(project, "translate", "x", "--url", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "refused" in done.stderr
+    assert "try:" in done.stderr
