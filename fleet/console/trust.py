@@ -17,8 +17,6 @@ def show_keys(scans: Sequence[Scan]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from fleet.console.errors import error_lines
-
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("host", no_wrap=True)
     table.add_column("address", no_wrap=True)
@@ -38,6 +36,10 @@ def show_keys(scans: Sequence[Scan]) -> None:
             )
         if scan.error is not None:
             table.add_row(
-                scan.host.name, "", "", Text(error_lines(scan.error)[0], style="red"), "unreachable"
+                scan.host.name,
+                "",
+                "",
+                Text(scan.error.message.removeprefix(f"{scan.host.name}: "), style="red"),
+                "unreachable",
             )
     console.print(table)
