@@ -40,10 +40,9 @@ def report(host: Host, seen: Facts | FleetError) -> HostReport:
     """The report of one host, reached or not."""
     if isinstance(seen, FleetError):
         state = UNREACHABLE if isinstance(seen, UnreachableError) else FAILED
-        row = HostStatus(
-            host.name, host.groups, host.address, state, reason=seen.message.removeprefix(f"{host.name}: ")
-        )
-        return HostReport(row, problems=(Problem(host.name, seen.message, seen.remedy),))
+        reason = seen.message.removeprefix(f"{host.name}: ")
+        row = HostStatus(host.name, host.groups, host.address, state, reason=reason)
+        return HostReport(row, problems=(Problem(host.name, reason, seen.remedy),))
     engine = parse_engine(seen.get(ENGINE_PROBE.key, _ABSENT))
     gpus = parse_gpus(seen.get(GPU_PROBE.key, _ABSENT))
     balancer = parse_balancer(seen.get(RUNTIME_PROBE.key, _ABSENT))
