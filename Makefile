@@ -7,7 +7,7 @@ PYTEST := $(BIN)/pytest
 export UV_SYSTEM_CERTS := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test test-unit test-lab lint format lab-up lab-down bench soak clean
+.PHONY: help setup setup-test demo test test-unit test-lab lint format lab-up lab-down bench clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
