@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.lab.conftest import KEEP
+
 pytestmark = pytest.mark.lab
 
 FILES = (
@@ -29,7 +31,7 @@ def targets(bare_lab):
 
 
 def test_check_prints_the_whole_plan_and_changes_nothing(bare_lab, targets):
-    if "docker" in bare_lab.sh("gpu-01", "ls /usr/bin"):
+    if KEEP and "docker" in bare_lab.sh("gpu-01", "ls /usr/bin"):
         pytest.skip("FLEET_TEST_KEEP: the lab is provisioned already")
     before = {host: snapshot(bare_lab, host) for host in targets}
     done = bare_lab.fleet("provision", "--check", "--diff")
