@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+# Two balancers that share sessions, as different as fleet supports: HAProxy 3.0 and 2.6.
+SHAPE = ("--gpu-hosts", "2", "--gpus", "2", "--balancers", "2", "--debian-of", "lb-02=12")
 NAME = os.environ.get("FLEET_TEST_LAB", "test")
 KEEP = bool(os.environ.get("FLEET_TEST_KEEP"))
 
@@ -59,6 +61,7 @@ class Lab:
         self.url: str = state["url"]
         self.inventory: str = state["inventory"]
         self.hosts: dict[str, dict[str, Any]] = {host["name"]: host for host in state["hosts"]}
+        self.urls: dict[str, str] = {name: _url(self.hosts[name]) for name in self.balancers}
 
     def fleet(self, *args: str, **more: Any) -> Done:
         """A fleet command on this lab's inventory."""
@@ -81,6 +84,16 @@ class Lab:
     def gpu_hosts(self) -> list[str]:
         return [name for name in self.hosts if name.startswith("gpu-")]
 
+    @property
+    def balancers(self) -> list[str]:
+        return [name for name in self.hosts if name.startswith("lb-")]
+
+
+def _url(balancer: dict[str, Any]) -> str:
+    """Where this machine reaches one balancer's service."""
+    port = balancer["ports"]["80"]
+    return f"http://{balancer['service']}" + (f":{port}" if port != 80 else "")
+
 
 @pytest.fixture(scope="session")
 def bare_lab() -> Iterator[Lab]:
@@ -88,7 +101,7 @@ def bare_lab() -> Iterator[Lab]:
     existing = fleet("lab", "status", "--name", NAME, "--json")
     if not (KEEP and existing.code == 0):
         fleet("lab", "down", "--name", NAME)
-        up = fleet("lab", "up", "--name", NAME, "--json", timeout=900)
+        up = fleet("lab", "up", "--name", NAME, *SHAPE, "--json", timeout=900)
         assert up.code == 0, up.out + up.err
     status = fleet("lab", "status", "--name", NAME, "--json")
     assert status.code == 0, status.out + status.err
@@ -108,5 +121,5 @@ def lab(bare_lab: Lab) -> Lab:
 
 @pytest.fixture(scope="session")
 def service_url(lab: Lab) -> str:
-    """Where the provisioned lab's service answers."""
+    """Where the provisioned lab's service answers: its first balancer."""
     return lab.url

@@ -9,16 +9,21 @@ from tests.lab.conftest import Lab
 
 
 def server_states(lab: Lab, slot: str) -> set[str]:
-    """A slot's states as the balancer tells them."""
-    return {server["status"] for server in slot_servers(lab, slot)}
+    """A slot's states as all balancers tell them; one word where they agree."""
+    return {row["status"] for balancer in lab.balancers for row in slot_servers(lab, slot, balancer)}
 
 
-def slot_servers(lab: Lab, slot: str) -> list[dict[str, str]]:
-    """The rows of HAProxy's statistics that are the slot's."""
-    csv = lab.sh("lb-01", "echo 'show stat' | socat stdio /run/haproxy/admin.sock").splitlines()
+def slot_servers(lab: Lab, slot: str, balancer: str = "lb-01") -> list[dict[str, str]]:
+    """The rows of one HAProxy's statistics that are the slot's."""
+    csv = haproxy(lab, balancer, "show stat").splitlines()
     names = csv[0].lstrip("# ").split(",")
     rows = [dict(zip(names, line.split(","), strict=False)) for line in csv[1:] if line]
     return [row for row in rows if row["svname"] == slot and row["pxname"] == "work"]
+
+
+def haproxy(lab: Lab, balancer: str, command: str) -> str:
+    """What a balancer's HAProxy answers to a command on its socket."""
+    return lab.sh(balancer, f"echo '{command}' | socat stdio /run/haproxy/admin.sock")
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
