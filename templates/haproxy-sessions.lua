@@ -53,3 +53,44 @@ core.register_action("await_owner", { "http-req" }, function(txn)
   local session = txn:get_var("txn.sid")
   wait(0.5, function() return yes(txn.c:in_table(session, "owner")) end)
 end)
+
+-- Jobs that were let in a moment ago and whose events nobody fetches yet, by owner (a key, an address, `all`):
+-- the open streams alone would let any number in between a join and its stream. A client that never comes
+-- back for its events, or has a stream open already, is forgotten after GRACE.
+local GRACE = 3 -- seconds
+local pending = {}
+
+local function fresh(owner)
+  local times = pending[owner]
+  if not times then return nil end
+  while times[1] and since(times[1]) > GRACE do table.remove(times, 1) end
+  if not times[1] then pending[owner], times = nil, nil end
+  return times
+end
+
+-- `all` is an owner itself; any other word names the variable that holds the owner.
+local function owner_of(txn, word)
+  if word == "all" then return word end
+  local owner = txn:get_var(word)
+  return owner and word .. " " .. tostring(owner)
+end
+
+core.register_fetches("pending", function(txn, word)
+  local owner = owner_of(txn, word)
+  local times = owner and fresh(owner)
+  return times and #times or 0
+end)
+
+core.register_action("job_begins", { "http-res" }, function(txn, word)
+  local owner = owner_of(txn, word)
+  if not owner then return end
+  local times = fresh(owner) or {}
+  times[#times + 1] = core.now()
+  pending[owner] = times
+end, 1)
+
+core.register_action("job_opens", { "http-req" }, function(txn, word)
+  local owner = owner_of(txn, word)
+  local times = owner and fresh(owner)
+  if times then table.remove(times, 1) end
+end, 1)

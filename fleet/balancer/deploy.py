@@ -60,7 +60,7 @@ def support_files(settings: Settings) -> tuple[SupportFile, ...]:
         SupportFile(SAVE_STATE, save_state_script(settings).encode(), "0755"),
         SupportFile(UNIT_FILE, _UNIT.encode()),
     ]
-    if settings.affinity == "job":
+    if settings.lua:
         files.append(SupportFile(LUA_FILE, (data_dir("templates") / "haproxy-sessions.lua").read_bytes()))
     return tuple(files)
 

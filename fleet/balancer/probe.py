@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from fleet.balancer.render import SOCKET
+from fleet.balancer.paths import SOCKET
 from fleet.model.facts import Answer, Probe
 
 ABSENT = "absent"

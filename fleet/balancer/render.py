@@ -11,16 +11,17 @@ from typing import Literal
 
 import msgspec
 
+from fleet.balancer.gateway import Gateway
+from fleet.balancer.paths import CONFIG_FILE as CONFIG_FILE
+from fleet.balancer.paths import LUA_FILE as LUA_FILE
+from fleet.balancer.paths import SOCKET as SOCKET
+from fleet.balancer.paths import STATE_FILE as STATE_FILE
 from fleet.errors import InputError, Place
 from fleet.model.slot import Slot
 from fleet.playbook.templating import render_file
 
 Affinity = Literal["job", "session", "none"]
-
-CONFIG_FILE = "/etc/haproxy/haproxy.cfg"
-LUA_FILE = "/etc/haproxy/fleet-sessions.lua"
-SOCKET = "/run/haproxy/admin.sock"
-STATE_FILE = "/var/lib/haproxy/fleet-servers.state"
+Profile = Literal["gradio", "openai", "http"]
 
 # Written into the text before the hash of the text is known.
 _UNKNOWN_HASH = "0" * 16
@@ -44,10 +45,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     `longest_job` bounds event streams and how long a reload waits for them; `visible_body` is the largest
     body in which a session is seen (HAProxy's buffer); `name` is this balancer's own among `peers`;
     `handover` is the socket over which an old process passes requests on to its successor.
+
+    `slot_jobs` is how many jobs a slot works on at once, `slot_queue` how many may wait for it: what comes
+    beyond is refused at once. With affinity none HAProxy itself holds the waiting ones, `queue_timeout` at
+    most; Gradio keeps its own queue. `slot_jobs` None sets no limit. `agent_port` is where the agents of the
+    GPU hosts listen.
     """
 
     bind: str = "*:80"
     stats_bind: str = "127.0.0.1:8404"
+    profile: Profile = "gradio"
     affinity: Affinity = "job"
     cookie: str = "FLEET"
     check_path: str = "/"
@@ -70,19 +77,45 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     handover: str = "abns@fleet-handover"
     peer_bind: str = "127.0.0.1:10240"
     peers: tuple[Peer, ...] = ()
+    slot_jobs: int | None = 1
+    slot_queue: int = 24
+    queue_timeout: int = 30
+    agent_port: int | None = None
+    agent_interval: int = 2
+    gateway: Gateway | None = None
+
+    @property
+    def lua(self) -> bool:
+        """True where the configuration needs the Lua file."""
+        return self.affinity != "none" or self.gateway is not None
+
+    @property
+    def inside(self) -> str:
+        """The socket over which the gateway reaches the balancer."""
+        return f"{self.handover}-inside"
+
+    @property
+    def gateway_handover(self) -> str:
+        """The socket over which an old process' gateway reaches its successor's."""
+        return f"{self.handover}-gateway"
 
     def __post_init__(self) -> None:
         for key, pattern in _PATTERNS.items():
             _check(key, getattr(self, key), pattern)
         for key, (low, high) in _RANGES.items():
             value = getattr(self, key)
-            if not low <= value <= high:
+            if value is not None and not low <= value <= high:
                 raise ValueError(f"{key} is {value}; it must be from {low} to {high}")
         if self.check_retry > self.check_interval:
             raise ValueError("check_retry must not be above check_interval")
         for peer in self.peers:
             _check("a peer's name", peer.name, _NAME)
             _check("a peer's address", peer.address, _BIND)
+        if self.gateway is not None:
+            if self.gateway.bind is not None:
+                _check("the gateway's bind", self.gateway.bind, _BIND)
+            _check("the gateway's certificate", self.gateway.certificate, _FILE)
+            _check("the gateway's keys_file", self.gateway.keys_file, _FILE)
 
 
 _PATTERNS = {
@@ -110,6 +143,11 @@ _RANGES = {
     "retry_after": (1, _DAY),
     "max_body": (1, 2**40),
     "visible_body": (16 * 2**10, 16 * 2**20),
+    "slot_jobs": (1, 10**5),
+    "slot_queue": (0, 10**5),
+    "queue_timeout": (1, _DAY),
+    "agent_port": (1, 65535),
+    "agent_interval": (1, 3600),
 }
 
 
@@ -143,7 +181,16 @@ def render(slots: Sequence[Slot], settings: Settings, template_path: Path) -> st
 
 def config_hash(text: str) -> str | None:
     """The hash a configuration carries in its `setenv FLEET_CONFIG`; None where it has none."""
-    found = re.search(r"^\s*setenv\s+FLEET_CONFIG\s+(\S+)\s*$", text, re.MULTILINE)
+    return _environment("FLEET_CONFIG", text)
+
+
+def config_profile(text: str) -> str | None:
+    """The profile a configuration was made for; None where it does not tell."""
+    return _environment("FLEET_PROFILE", text)
+
+
+def _environment(name: str, text: str) -> str | None:
+    found = re.search(rf"^\s*setenv\s+{name}\s+(\S+)\s*$", text, re.MULTILINE)
     return found[1] if found else None
 
 

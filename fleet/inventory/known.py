@@ -78,6 +78,37 @@ FLEET_VARIABLES: dict[str, Variable] = _table(
         choices=("job", "session", "none"),
     ),
     Variable(
+        "profile",
+        Kind.TEXT,
+        "what runs in the containers (default: found by asking one)",
+        choices=("gradio", "openai", "http"),
+    ),
+    Variable(
+        "slot_jobs",
+        Kind.INTEGER,
+        "jobs a GPU works on at once; 0 sets no limit (default: by profile)",
+        low=0,
+        high=100000,
+    ),
+    Variable(
+        "slot_queue",
+        Kind.INTEGER,
+        "jobs that may wait for each GPU; more get 503 at once (default: by profile)",
+        low=0,
+        high=100000,
+    ),
+    Variable(
+        "gateway",
+        Kind.MAPPING,
+        "TLS, API keys and limits in front of the balancer",
+        members=(
+            *("certificate", "certificate_key", "https_port", "plain_http", "keys"),
+            *("key_jobs", "key_jobs_at_once", "address_jobs", "address_jobs_at_once"),
+            *("address_requests", "address_connections", "allow", "deny"),
+            *("max_header", "hsts", "frames"),
+        ),
+    ),
+    Variable(
         "golden",
         Kind.MAPPING,
         "a translation with a known answer, made to prove that the model works",

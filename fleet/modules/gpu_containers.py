@@ -17,6 +17,7 @@ from fleet.docker.probe import (
     parse_engine,
     parse_images,
 )
+from fleet.docker.profile import profile_probe
 from fleet.docker.references import digests_of, find_image
 from fleet.gpu.container import ContainerSpec
 from fleet.gpu.probe import (
@@ -27,7 +28,7 @@ from fleet.gpu.probe import (
     parse_gpus,
 )
 from fleet.gpu.sizes import MIB, parse_size, show_mib
-from fleet.gpu.slots import slots_of
+from fleet.gpu.slots import port_base, slots_of
 from fleet.model.facts import Facts, Probe
 from fleet.model.slot import Gpu, Slot
 from fleet.model.steps import Change
@@ -142,7 +143,7 @@ class GpuContainers:
     args: ClassVar[type[Args]] = GpuContainersArgs
 
     def probes(self, args: GpuContainersArgs, ctx: Context) -> Sequence[Probe]:
-        """GPUs, who uses them, the engine with its images and containers, and the unit for boots."""
+        """GPUs, who uses them, the engine with its images and containers, the unit for boots, what runs."""
         return (
             GPU_PROBE,
             GPU_PROCESSES_PROBE,
@@ -150,6 +151,7 @@ class GpuContainers:
             IMAGES_PROBE,
             CONTAINERS_PROBE,
             BOOT_UNIT_PROBE,
+            profile_probe(port_base(ctx.host)),
         )
 
     def plan(self, args: GpuContainersArgs, facts: Facts, ctx: Context) -> Sequence[Change]:

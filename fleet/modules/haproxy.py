@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from fleet.balancer import deploy, runtime
+from fleet.balancer.keys import KEYS_PROBE, mend, merge, parse_keys
+from fleet.balancer.paths import CERTIFICATE_FILE, CONFIG_FILE, KEYS_FILE, LUA_FILE, STATE_FILE
 from fleet.balancer.probe import PACKAGE_PROBE, RUNTIME_PROBE, parse_package
 from fleet.balancer.render import (
-    CONFIG_FILE,
-    LUA_FILE,
-    STATE_FILE,
-    Affinity,
     Peer,
+    Profile,
     Settings,
     config_hash,
     render,
@@ -24,68 +23,23 @@ from fleet.balancer.stats import Admin, BalancerState, parse_balancer
 from fleet.data import data_dir
 from fleet.gpu.slots import slots_of
 from fleet.gpu.weights import weight_override
-from fleet.model.facts import Facts, Probe
+from fleet.model.facts import Answer, Facts, Probe
 from fleet.model.host import Host
 from fleet.model.slot import Slot
 from fleet.model.steps import Change
 from fleet.modules._apt import apt_get
 from fleet.modules._files import FileState, Wanted, content_diff, file_probe, file_state, find_source, write
+from fleet.modules._gateway import certificate, hash_of
+from fleet.modules._haproxy_args import TEMPLATE, HaproxyArgs, chosen_profile
 from fleet.modules._systemd import unit_probe, unit_state
 from fleet.modules.base import Args, Context
 
-TEMPLATE = "haproxy.cfg.j2"
 UNIT = "haproxy.service"
 PACKAGES = ("haproxy", "socat")
 MIN_VERSION = (2, 6)
 
 # The worker's start is known to the second.
 _CLOCK_GRAIN = 1.0
-
-
-class HaproxyArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Arguments of `haproxy`."""
-
-    template: str = TEMPLATE
-    group: str = "gpu"
-    bind: str = "*"
-    port: int = 80
-    stats_bind: str = "127.0.0.1:8404"
-    peer_port: int = 10240
-    affinity: Affinity = "job"
-    check_path: str = "/"
-    check_interval: int = 10
-    fall: int = 3
-    rise: int = 2
-    longest_job: int = 900
-    request_timeout: int = 300
-    max_body: int = 100 * 2**20
-    maxconn: int | None = None
-
-    def __post_init__(self) -> None:
-        for key, port in (("port", self.port), ("peer_port", self.peer_port)):
-            if not 1 <= port <= 65535:
-                raise ValueError(f"`{key}` is {port}, not a port")
-        self.settings()
-
-    def settings(self, name: str = "fleet", peers: tuple[Peer, ...] = ()) -> Settings:
-        """The settings these arguments mean; ValueError where one does not fit into a configuration."""
-        return Settings(
-            bind=f"{self.bind}:{self.port}",
-            stats_bind=self.stats_bind,
-            affinity=self.affinity,
-            check_path=self.check_path,
-            check_interval=self.check_interval,
-            check_retry=min(Settings().check_retry, self.check_interval),
-            fall=self.fall,
-            rise=self.rise,
-            longest_job=self.longest_job,
-            request_timeout=self.request_timeout,
-            max_body=self.max_body,
-            maxconn=self.maxconn,
-            name=name,
-            peer_bind=f"{'*' if peers else '127.0.0.1'}:{self.peer_port}",
-            peers=peers,
-        )
 
 
 class Haproxy:
@@ -106,10 +60,12 @@ class Haproxy:
         port: port to listen on for users. Default: 80.
         stats_bind: where the statistics page and Prometheus' `/metrics` are. Default: `127.0.0.1:8404`.
         peer_port: port on which several balancers share what they know of sessions. Default: 10240.
+        profile: what runs in the containers: `gradio`, `openai` (an OpenAI-style server such as vLLM) or
+            `http`. Default: found by asking a running container; `gradio` as long as none has answered.
         affinity: `job` (each job goes where there is room), `session` (a page stays with its server, for
-            apps with state) or `none` (every request by itself, for OpenAI-style servers).
-            Default: `job`.
-        check_path: path the health check gets. Default: `/`.
+            apps with state) or `none` (every request by itself). Default: by profile: `job` for gradio,
+            `none` for the others.
+        check_path: path the health check gets. Default: `/health` for openai, `/` for the others.
         check_interval: seconds between health checks. Default: 10.
         fall: failed checks in a row that take a server out. Default: 3.
         rise: passed checks in a row that bring it back. Default: 2.
@@ -117,6 +73,13 @@ class Haproxy:
         request_timeout: seconds any other request may take. Default: 300.
         max_body: bytes a request's body may have. Default: 104857600.
         maxconn: connections at most. Default: what HAProxy derives from the system's limits.
+        slot_jobs: jobs a slot works on at once; 0 sets no limit. Default: by profile: 1 for gradio, 64 for
+            openai, no limit for http.
+        slot_queue: jobs that may wait for each slot beyond those; more are refused at once, with 503 and
+            `Retry-After`. Default: 24 for gradio, 64 for openai.
+        queue_timeout: seconds a request may wait in HAProxy's own queue (affinity `none`). Default: 30.
+        agent_port: port of the GPU hosts' health agents (module `gpu_agent`). Default: none is asked.
+        gateway: TLS, API keys and limits; off by default. docs/gateway.md has its keys.
 
     Example:
         - name: Balance over all GPUs
@@ -131,12 +94,16 @@ class Haproxy:
 
     def probes(self, args: HaproxyArgs, ctx: Context) -> Sequence[Probe]:
         """Ask for the packages, the unit, every file, and the running HAProxy's own account."""
+        # The profile is not known yet: ask for what any would need.
         files = [file.path for file in deploy.support_files(args.settings())]
+        gateway = args.gateway
         return (
             PACKAGE_PROBE,
             RUNTIME_PROBE,
             unit_probe(UNIT),
             file_probe(STATE_FILE, "attributes"),
+            *((KEYS_PROBE,) if gateway and gateway.keys else ()),
+            *((file_probe(CERTIFICATE_FILE, "hash"),) if gateway and gateway.certificate else ()),
             *(file_probe(path, "content") for path in (CONFIG_FILE, *files)),
         )
 
@@ -152,14 +119,16 @@ class Haproxy:
         if package is None or not package.socat:
             steps = (apt_get("install", 3600, "--no-install-recommends", "--", *PACKAGES),)
             changes.append(Change(f"install {' and '.join(PACKAGES)}", steps=steps))
-        settings = self._settings(args, ctx)
         deployed = file_state(CONFIG_FILE, "content", facts, ctx)
+        tls = certificate(args.gateway, ctx) if args.gateway else None
+        settings = self._settings(args, ctx, chosen_profile(args, ctx, _text(deployed)), hash_of(tls))
         slots, unknown = _slots(args, ctx, _text(deployed))
         if unknown and not slots:
             names = ", ".join(host.name for host in unknown)
             changes.append(Change(f"write {CONFIG_FILE} with a server for each GPU then found on {names}"))
             return changes
         changes += _support(settings, facts, ctx)
+        changes += _gateway(settings, tls, facts, ctx)
         text = render(slots, settings, _template(args, ctx))
         state = parse_balancer(facts[RUNTIME_PROBE.key])
         if text != _text(deployed) or not deployed.regular:
@@ -172,22 +141,42 @@ class Haproxy:
             changes += _weights(slots, state)
         return changes
 
-    def _settings(self, args: HaproxyArgs, ctx: Context) -> Settings:
+    def _settings(self, args: HaproxyArgs, ctx: Context, profile: Profile, certificate: str) -> Settings:
         balancers = ctx.group("balancer")
         if ctx.host not in balancers or len(balancers) < 2:
-            return args.settings()
+            return args.settings(profile=profile, certificate_hash=certificate)
         peers = tuple(
             Peer(name=host.name, address=f"{host.address}:{args.peer_port}")
             for host in balancers
             if host.name != ctx.host.name
         )
         try:
-            return args.settings(ctx.host.name, peers)
+            return args.settings(ctx.host.name, peers, profile, certificate)
         except ValueError as error:
             raise ctx.fail(
                 f"the balancers cannot be named to each other: {error}",
                 remedy="use letters, digits and _ . : - in their names and in fleet_address",
             ) from error
+
+
+def _gateway(settings: Settings, tls: Wanted | None, facts: Facts, ctx: Context) -> Iterator[Change]:
+    """The files the gateway needs before HAProxy can start with it."""
+    if tls is not None and (change := write(tls, file_state(tls.path, "hash", facts, ctx), ctx)):
+        yield change
+    if settings.gateway is not None and settings.gateway.keys:
+        found = parse_keys(facts[KEYS_PROBE.key])
+        if found is None:
+            raise ctx.fail(
+                f"{KEYS_FILE} cannot be read",
+                output=facts[KEYS_PROBE.key].text,
+                remedy="look at it on the host",
+            )
+        others = (
+            parse_keys(ctx.fleet[host.name].get(KEYS_PROBE.key, Answer(255)))
+            for host in ctx.group("balancer")
+            if host.name in ctx.fleet and host.name != ctx.host.name
+        )
+        yield from mend(found, merge(other.keys for other in others if other is not None))
 
 
 def _template(args: HaproxyArgs, ctx: Context) -> Path:

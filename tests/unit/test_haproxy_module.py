@@ -308,9 +308,8 @@ def test_a_users_template_wins_over_the_shipped(tmp_path):
     assert change.steps[0].content.startswith(b"global\n  setenv FLEET_CONFIG ")
 
 
-@pytest.mark.parametrize("affinity", ["session", "none"])
-def test_without_job_affinity_no_lua_is_needed(affinity):
-    args = HaproxyArgs(affinity=affinity)
+def test_without_affinity_no_lua_is_needed():
+    args = HaproxyArgs(affinity="none")
     assert LUA_FILE not in {p.key.partition(":")[2] for p in Haproxy().probes(args, ctx())}
     assert b"lua-load" not in uploads(plan(args))[f"{CONFIG_FILE}.new"].content
 
