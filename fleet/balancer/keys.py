@@ -16,8 +16,6 @@ from fleet.balancer.paths import KEYS_FILE
 from fleet.model.facts import Answer, Probe
 from fleet.model.steps import Change, Run
 
-__all__ = ["KEYS_FILE", "KEYS_PROBE", "Key", "KeySet", "KeysFound", "mend", "merge", "parse_keys", "sync"]
-
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _ID = re.compile(r"[0-9a-f]{8}")
