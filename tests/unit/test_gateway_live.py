@@ -329,6 +329,22 @@ def test_the_queue_is_bounded_and_says_when_to_come_back(tmp_path, app):
         assert job(99) == 200
 
 
+def test_without_affinity_haproxy_keeps_the_queue(tmp_path, app):
+    app.seconds = 0.8
+    limits = {"affinity": "none", "slot_jobs": 2, "slot_queue": 1}
+    with gateway(tmp_path, app, slots=2, **limits) as balancer, http(balancer) as client:
+
+        def job(number: int) -> tuple[int, float]:
+            start = time.monotonic()
+            answer = client.get(f"/queue/data?job={number}")
+            return answer.status_code, time.monotonic() - start
+
+        with ThreadPoolExecutor(20) as pool:
+            answers = list(pool.map(job, range(20)))
+        assert Counter(status for status, _ in answers) == {200: 6, 503: 14}
+        assert sum(1 for status, seconds in answers if status == 200 and seconds > 1.4) == 2
+
+
 def test_the_log_is_json_and_holds_neither_texts_nor_keys(tmp_path, app):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as syslog:
         syslog.bind(("127.0.0.1", 0))
