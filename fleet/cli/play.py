@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -67,7 +68,7 @@ def _translate(inventory: Inventory, view: RunView, document: dict[str, Any], as
     """The first golden translation through the service's URL, shown; the exit code it deserves."""
     from fleet.console.errors import error_json, print_error
     from fleet.errors import FleetError
-    from fleet.provision.golden import golden_of, service_url, translate
+    from fleet.provision.golden import KEY_VARIABLE, KeyNeededError, golden_of, service_url, translate
 
     url = service_url(inventory)
     if url is None:
@@ -80,6 +81,17 @@ def _translate(inventory: Inventory, view: RunView, document: dict[str, Any], as
     document["url"] = url
     try:
         answer = translate(url, golden, patience=golden.deadline, waiting=waiting)
+    except KeyNeededError as error:
+        if os.environ.get(KEY_VARIABLE):
+            document["translation"] = {"error": error_json(error)}
+            print_error(error)
+            return ExitCode.HOST_FAILED
+        document["translation"] = None
+        view.console.print(
+            f"\nservice      {url}, which asks for API keys: no translation was made.", highlight=False
+        )
+        view.console.print(f"             With one in {KEY_VARIABLE}, fleet makes it.", highlight=False)
+        return ExitCode.DONE
     except FleetError as error:
         document["translation"] = {"error": error_json(error)}
         print_error(error)

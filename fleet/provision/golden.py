@@ -8,6 +8,7 @@ no cookie and no session.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,6 +46,14 @@ class Translation:
     seconds: float
 
 
+class KeyNeededError(TaskError):
+    """The service's gateway asks for an API key and was not given a valid one."""
+
+
+KEY_VARIABLE = "FLEET_API_KEY"
+"""The environment variable that holds an API key of the service, for translations fleet makes itself."""
+
+
 def golden_of(inventory: Inventory) -> Golden:
     """The inventory's `golden` variable (of the first balancer), or the default sentence."""
     for host in inventory.select("balancer") if "balancer" in inventory.groups else ():
@@ -69,9 +78,17 @@ def service_url(inventory: Inventory) -> str | None:
         scope = variables(inventory, host)
         if scope.get("fleet_url"):
             return str(scope["fleet_url"]).rstrip("/")
-        port = int(scope.get("lb_port", 80))
-        return f"http://{host.ssh_host}" + (f":{port}" if port != 80 else "")
+        gateway = scope.get("gateway")
+        if isinstance(gateway, dict) and gateway.get("certificate"):
+            return _at("https", host.ssh_host, int(gateway.get("https_port", 443)))
+        return _at("http", host.ssh_host, int(scope.get("lb_port", 80)))
     return None
+
+
+def _at(scheme: str, host: str, port: int) -> str:
+    usual = {"http": 80, "https": 443}[scheme]
+    name = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{name}" + (f":{port}" if port != usual else "")
 
 
 def translate(
@@ -79,11 +96,16 @@ def translate(
 ) -> Translation:
     """Make the translation at `url`; while the service is not up, try again for `patience` seconds.
 
-    `waiting` is told the reason, once, when it has to be tried again. Raises TaskError saying which rung
-    failed: no answer, an HTTP status, a wrong translation.
+    `waiting` is told the reason, once, when it has to be tried again. The system's certificate authorities
+    are trusted (SSL_CERT_FILE names others), and FLEET_API_KEY in the environment is sent as the key.
+
+    Raises TaskError saying which rung failed: no answer, an HTTP status, a wrong translation; its kind
+    KeyNeededError where the gateway wants a valid API key.
     """
+    import ssl
+
     import httpx
-    from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+    from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
     def again(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
@@ -91,29 +113,45 @@ def translate(
             waiting(_reason(error))
 
     retry = Retrying(
-        retry=retry_if_exception_type((httpx.TransportError, httpx.HTTPStatusError)),
+        retry=retry_if_exception(_may_pass),
         stop=stop_after_delay(patience),
         wait=wait_fixed(1),
         before_sleep=again,
         reraise=True,
     )
+    key = os.environ.get(KEY_VARIABLE)
     try:
-        with httpx.Client(base_url=url, timeout=golden.deadline, trust_env=False) as client:
+        with httpx.Client(
+            base_url=url,
+            timeout=golden.deadline,
+            trust_env=False,
+            follow_redirects=True,
+            verify=ssl.create_default_context(),
+            headers={"X-API-Key": key} if key else {},
+        ) as client:
             tried = time.monotonic()
             for attempt in retry:
                 with attempt:
                     tried = time.monotonic()
                     text = _call(client, golden)
     except httpx.HTTPStatusError as error:
+        if error.response.status_code == 401:
+            raise KeyNeededError(
+                f"{url} {'does not accept the API key' if key else 'asks for an API key'}",
+                remedy=f"put a valid one into the environment variable {KEY_VARIABLE} (see `fleet key`)",
+            ) from error
         raise TaskError(
             f"no translation from {url}: {_reason(error)}",
             output=error.response.text[:500],
             remedy="`fleet status` shows which slots are up",
         ) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
+        untrusted = "CERTIFICATE_VERIFY_FAILED" in str(error)
         raise TaskError(
             f"no translation from {url}: {_reason(error)}",
-            remedy="check that this machine reaches the balancer; `fleet status` shows its state",
+            remedy="name its certificate authority's file in SSL_CERT_FILE, or the service in `fleet_url`"
+            if untrusted
+            else "check that this machine reaches the balancer; `fleet status` shows its state",
         ) from error
     if golden.contains.lower() not in text.lower():
         raise TaskError(
@@ -121,6 +159,14 @@ def translate(
             remedy="check the image, or set `golden` in the inventory to a sentence this model answers",
         )
     return Translation(text, time.monotonic() - tried)
+
+
+def _may_pass(error: BaseException) -> bool:
+    """True where a service that is still starting would fail like this."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return response.status_code not in (401, 403)
+    return type(error).__module__.startswith("httpx") and "CERTIFICATE_VERIFY_FAILED" not in str(error)
 
 
 def _reason(error: BaseException) -> str:
