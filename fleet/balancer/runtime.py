@@ -1,36 +1,72 @@
-"""Commands for a running HAProxy, as steps. Each is checked, and saved for the next reload or start."""
+"""Commands for a running HAProxy, as steps. What they decide is saved for the next reload or start."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from fleet.balancer.deploy import SAVE_STATE
 from fleet.balancer.render import SOCKET
 from fleet.balancer.stats import WORK, Admin
+from fleet.balancer.workers import WORKERS
 from fleet.errors import InputError
 from fleet.model.steps import Run
 
+MAX_WEIGHT = 256
+
 _SERVER = re.compile(r"[A-Za-z0-9_.:-]+")
 
-# HAProxy answers a command it carried out with an empty line, and any other with a reason.
+# HAProxy answers a command it carried out with an empty line, and any other with a reason. One that is
+# refused does not keep the others from being told.
 _SEND = f"""\
-answer=$(socat -t 10 -T 10 - UNIX-CONNECT:{SOCKET}) || exit 1
-answer=$(printf '%s' "$answer" | sed '/^[[:space:]]*$/d')
-[ -z "$answer" ] || {{ printf '%s\\n' "$answer" >&2; exit 1; }}
+failed=0
+while IFS= read -r line; do
+  answer=$(printf '%s\\n' "$line" | socat -t 10 -T 10 - UNIX-CONNECT:{SOCKET}) || exit 1
+  answer=$(printf '%s' "$answer" | sed '/^[[:space:]]*$/d')
+  [ -z "$answer" ] || {{ printf '%s: %s\\n' "$line" "$answer" >&2; failed=1; }}
+done
 [ ! -x {SAVE_STATE} ] || {SAVE_STATE}
+exit $failed
+"""
+
+# A worker that a reload has left behind takes no commands for its servers ("Proxy is disabled"), only for
+# single sessions.
+_CUT = f"""\
+{WORKERS}
+while IFS= read -r server; do
+  echo "shutdown sessions server {WORK}/$server" | socat -t 10 -T 10 - UNIX-CONNECT:{SOCKET} >&2 || exit 1
+  for old in $(master "show proc" | old); do
+    for id in $(master "@!$old show sess" | awk -v server="srv=$server" '
+      {{ mine = work = 0; for (i = 2; i <= NF; i++) {{ mine += $i == server; work += $i == "be={WORK}" }} }}
+      mine && work {{ sub(":", "", $1); print $1 }}'); do
+      master "@!$old shutdown session $id" >/dev/null
+    done
+  done
+done
+exit 0
 """
 
 
 def set_weight(server: str, weight: int) -> Run:
     """Give a slot's server another weight (0 to 256) until told otherwise."""
-    if not 0 <= weight <= 256:
-        raise InputError(f"weight {weight} for {server} is not from 0 to 256")
-    return _command(f"set weight {_checked(server)} {weight}")
+    return set_weights([server], weight)
+
+
+def set_weights(servers: Iterable[str], weight: int) -> Run:
+    """Give several slots' servers another weight (0 to 256), in one step."""
+    if not 0 <= weight <= MAX_WEIGHT:
+        raise InputError(f"weight {weight} is not from 0 to {MAX_WEIGHT}")
+    return _commands(f"set weight {WORK}/{_checked(server)} {weight}" for server in servers)
 
 
 def set_admin(server: str, state: Admin) -> Run:
     """Let a slot's server take jobs, only finish them, or neither."""
-    return _command(f"set server {_checked(server)} state {state.value}")
+    return set_admins([server], state)
+
+
+def set_admins(servers: Iterable[str], state: Admin) -> Run:
+    """Let several slots' servers take jobs, only finish them, or neither, in one step."""
+    return _commands(f"set server {WORK}/{_checked(server)} state {state.value}" for server in servers)
 
 
 def drain(server: str) -> Run:
@@ -43,11 +79,18 @@ def ready(server: str) -> Run:
     return set_admin(server, Admin.READY)
 
 
-def _command(line: str) -> Run:
-    return Run(("sh", "-c", _SEND), stdin=f"{line}\n".encode(), timeout=30)
+def cut(servers: Iterable[str]) -> Run:
+    """End the jobs in flight on these servers, in this process and in those that reloads have left behind."""
+    lines = "".join(f"{_checked(server)}\n" for server in servers)
+    return Run(("sh", "-c", _CUT), stdin=lines.encode(), timeout=60, title="end the jobs in flight")
+
+
+def _commands(lines: Iterable[str]) -> Run:
+    stdin = "".join(f"{line}\n" for line in lines)
+    return Run(("sh", "-c", _SEND), stdin=stdin.encode(), timeout=60, title="tell HAProxy")
 
 
 def _checked(server: str) -> str:
     if not _SERVER.fullmatch(server):
         raise InputError(f"{server!r} cannot be a server's name")
-    return f"{WORK}/{server}"
+    return server

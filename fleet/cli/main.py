@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from fleet.cli import init, inventory, key, lab, provision, status, translate, trust
+from fleet.cli import control, init, inventory, key, lab, provision, status, translate, trust
 from fleet.errors import ExitCode, FleetError
 
 app = typer.Typer(
@@ -70,6 +70,9 @@ for command in (
     provision.run_playbook,
     status.status,
     translate.translate,
+    control.drain,
+    control.ready,
+    control.weight,
 ):
     app.command(command.__name__.removesuffix("_playbook"))(_at_once(command))
 for info in key.app.registered_commands:
