@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from fleet.cli import control, init, inventory, key, lab, provision, status, translate, trust
+from fleet.cli import control, init, inventory, key, lab, lb, provision, status, translate, trust
 from fleet.errors import ExitCode, FleetError
 
 app = typer.Typer(
@@ -75,10 +75,11 @@ for command in (
     control.weight,
 ):
     app.command(command.__name__.removesuffix("_playbook"))(_at_once(command))
-for info in key.app.registered_commands:
+for info in (*key.app.registered_commands, *lb.app.registered_commands):
     if info.callback is not None:
         info.callback = _at_once(info.callback)
 app.add_typer(key.app, name="key", short_help="API keys of the gateway: who may use the service.")
+app.add_typer(lb.app, name="lb", short_help="The balancers' configuration: show, compare, check, deploy.")
 app.add_typer(lab.app, name="lab", short_help="A real fleet on this machine, to try and test.")
 
 

@@ -74,18 +74,21 @@ def run(
     options: RunOptions,
     *,
     stop: threading.Event | None = None,
+    witnesses: Mapping[str, Sequence[BoundTask]] | None = None,
 ) -> RunResult:
     """Observe, plan, apply and verify on all hosts. `stop` set means: end at the next safe point.
 
-    A host that fails or cannot be reached ends alone; the others go on.
+    A host that fails or cannot be reached ends alone; the others go on. `witnesses` are tasks, by host,
+    whose questions are asked but which are not worked on: for the plans that use other hosts' facts.
     """
     started = time.monotonic()
     stop = stop or threading.Event()
     listen = _one_at_a_time(listen)
     settings = Settings(check=options.check, listen=listen, stop=stop.is_set)
-    names = [name for name in inventory.hosts if any(name in item.tasks for item in work)]
+    asked = [*(item.tasks for item in work), witnesses or {}]
+    names = [name for name in inventory.hosts if any(name in tasks for tasks in asked)]
     runs = {
-        name: HostRun(name, [t for item in work for t in item.tasks.get(name, ())], opener, settings)
+        name: HostRun(name, [t for tasks in asked for t in tasks.get(name, ())], opener, settings)
         for name in names
     }
     looked = threading.Event()
