@@ -71,17 +71,21 @@ def golden_of(inventory: Inventory) -> Golden:
 
 
 def service_url(inventory: Inventory) -> str | None:
-    """Where users reach the service: `fleet_url`, else the first balancer; None without a balancer."""
+    """Where users reach the service: `fleet_url`, else `lb_address`, else the first balancer's address.
+
+    None without a balancer.
+    """
     if "balancer" not in inventory.groups:
         return None
     for host in inventory.select("balancer"):
         scope = variables(inventory, host)
         if scope.get("fleet_url"):
             return str(scope["fleet_url"]).rstrip("/")
+        address = str(scope.get("lb_address") or host.ssh_host).partition("/")[0]
         gateway = scope.get("gateway")
         if isinstance(gateway, dict) and gateway.get("certificate"):
-            return _at("https", host.ssh_host, int(gateway.get("https_port", 443)))
-        return _at("http", host.ssh_host, int(scope.get("lb_port", 80)))
+            return _at("https", address, int(gateway.get("https_port", 443)))
+        return _at("http", address, int(scope.get("lb_port", 80)))
     return None
 
 
