@@ -48,6 +48,13 @@ core.register_action("await_answer", { "http-req" }, function(txn)
   wait(5, function() return txn.c:table_gpt0(session, "joins") ~= 1 end)
 end)
 
+-- Holds the answer to a join back for a moment while an event stream of its session is open: one that was just
+-- ending has then ended, and one still open will bring this job's events.
+core.register_action("await_end", { "http-res" }, function(txn)
+  local session = txn:get_var("txn.sid")
+  wait(0.1, function() return txn.c:table_conn_cur(session, "jobs") == 0 end)
+end)
+
 -- Gives another balancer, or the process before a reload, a moment to tell whose this session is.
 core.register_action("await_owner", { "http-req" }, function(txn)
   local session = txn:get_var("txn.sid")
@@ -56,7 +63,7 @@ end)
 
 -- Jobs that were let in a moment ago and whose events nobody fetches yet, by owner (a key, an address, `all`):
 -- the open streams alone would let any number in between a join and its stream. A client that never comes
--- back for its events, or has a stream open already, is forgotten after GRACE.
+-- back for its events is forgotten after GRACE.
 local GRACE = 3 -- seconds
 local pending = {}
 

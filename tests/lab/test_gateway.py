@@ -174,7 +174,7 @@ def test_keys_and_texts_are_written_nowhere(gateway: Gateway, key: str):
             host,
             f"journalctl --no-pager | grep -c -e '{key}' -e '{text}'; "
             f"grep -rlsF -e '{key}' -e '{text}' /etc /var/log /var/lib/haproxy /run /tmp | head; "
-            f"cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -o 'fleet_[A-Za-z0-9_-]\\{30,\\}' | head",
+            "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -o 'fleet_[A-Za-z0-9_-]\\{30,\\}' | head",
             check=False,
         )
         assert found.split() == ["0"], found
