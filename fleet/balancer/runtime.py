@@ -29,17 +29,25 @@ done
 exit $failed
 """
 
-# A worker that a reload has left behind takes no commands for its servers ("Proxy is disabled"), only for
-# single sessions.
+# By single sessions: a worker that a reload has left behind refuses `shutdown sessions server` ("Proxy is
+# disabled"), and only so are jobs that end by themselves meanwhile not counted.
 _CUT = f"""\
 {WORKERS}
+worker() {{ echo "$1" | socat -t 10 -T 10 - UNIX-CONNECT:{SOCKET}; }}
+sessions() {{
+  awk -v server="srv=$1" '
+    {{ mine = work = 0; for (i = 2; i <= NF; i++) {{ mine += $i == server; work += $i == "be={WORK}" }} }}
+    mine && work {{ sub(":", "", $1); print $1 }}'
+}}
+worker "show info" >/dev/null || exit 1
+olds=$(master "show proc" | old)
 while IFS= read -r server; do
-  echo "shutdown sessions server {WORK}/$server" | socat -t 10 -T 10 - UNIX-CONNECT:{SOCKET} >&2 || exit 1
-  for old in $(master "show proc" | old); do
-    for id in $(master "@!$old show sess" | awk -v server="srv=$server" '
-      {{ mine = work = 0; for (i = 2; i <= NF; i++) {{ mine += $i == server; work += $i == "be={WORK}" }} }}
-      mine && work {{ sub(":", "", $1); print $1 }}'); do
-      master "@!$old shutdown session $id" >/dev/null
+  for id in $(worker "show sess" | sessions "$server"); do
+    worker "shutdown session $id" | grep -q . || echo "$server"
+  done
+  for pid in $olds; do
+    for id in $(master "@!$pid show sess" | sessions "$server"); do
+      master "@!$pid shutdown session $id" | grep -q . || echo "$server"
     done
   done
 done
@@ -80,7 +88,10 @@ def ready(server: str) -> Run:
 
 
 def cut(servers: Iterable[str]) -> Run:
-    """End the jobs in flight on these servers, in this process and in those that reloads have left behind."""
+    """End the jobs in flight on these servers, in this process and in those that reloads have left behind.
+
+    Prints a server's name for each job that it ended there.
+    """
     lines = "".join(f"{_checked(server)}\n" for server in servers)
     return Run(("sh", "-c", _CUT), stdin=lines.encode(), timeout=60, title="end the jobs in flight")
 

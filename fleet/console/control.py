@@ -10,7 +10,6 @@ from fleet.console.errors import error_json, error_lines
 from fleet.console.table import Column, show_table
 from fleet.control.model import Drained, SlotDrain, Told, state_of
 from fleet.control.spans import in_words
-from fleet.errors import UnreachableError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,17 +53,10 @@ class _View:
 
     def balancers(self, reports: Sequence[BalancerReport], again: str) -> None:
         """What went wrong at balancers, and how they catch up. `again` is the command to run again."""
-        told = [report.name for report in reports if report.error is None]
         for report in reports:
             name = report.name
             if report.error is not None:
-                first, *rest = error_lines(report.error)
-                self.line(name, f"does not know it: {first.removeprefix(f'{name}: ')}", _BAD)
-                for text in rest:
-                    self._dim(text)
-                others = f"{_listed(told)} knows" if len(told) == 1 else f"{_listed(told)} know"
-                verb = "answers" if isinstance(report.error, UnreachableError) else "is mended"
-                self._dim(f"  {others}; once {name} {verb}, run `{again}` again")
+                self._error(report, [each.name for each in reports if each.told], again)
             if report.missing:
                 self.line(
                     name,
@@ -81,6 +73,21 @@ class _View:
                     "still have jobs: its master process does not answer",
                     _WARN,
                 )
+
+    def _error(self, report: BalancerReport, told: Sequence[str], again: str) -> None:
+        first, *rest = error_lines(report.error) if report.error else [""]
+        first = first.removeprefix(f"{report.name}: ")
+        then = f"once {report.name} is back, run `{again}` again"
+        if report.told:
+            self.line(report.name, f"was told, then lost: {first}", _BAD)
+            then = f"what it still has in flight is not known; {then}"
+        elif told:
+            self.line(report.name, f"was not told: {first}", _BAD)
+            then = f"{_listed(told)} {'was' if len(told) == 1 else 'were'} told; {then}"
+        else:
+            self.line(report.name, first, _BAD)
+        for text in (*rest, f"  {then}"):
+            self._dim(text)
 
     def _dim(self, text: str) -> None:
         from rich.text import Text
@@ -136,10 +143,9 @@ class DrainView(_View):
                 "interrupted", f"nobody waits any more; what was told to drain stays drained until {back}"
             )
         elif drained.left:
-            self._dim(
-                f"  they stay drained: wait again with `{again}`, end the jobs with `{again} --deadline 0`,"
-            )
-            self._dim(f"  or go back with {back}")
+            self._dim(f"  no new jobs go there. Wait again: `{again}`")
+            self._dim(f"  End the jobs: `{again} --deadline 0`")
+            self._dim(f"  Go back: {back}")
 
     def _slot(self, slot: SlotDrain, drained: Drained) -> None:
         pages = f"; {_count(slot.pages, 'open page')}" if slot.pages else ""

@@ -17,7 +17,7 @@ from fleet.engine.hostrun import LOOK_TIMEOUT, Opener, internal
 from fleet.engine.look import look
 from fleet.engine.run import MAX_FORKS
 from fleet.engine.runner import Runner
-from fleet.errors import FleetError, InputError, TaskError
+from fleet.errors import FleetError, InputError, StepError, TaskError
 from fleet.inventory import Inventory
 from fleet.model.steps import Run
 from fleet.ssh.remote import Remote
@@ -32,13 +32,15 @@ class Balancers:
 
     Every method works on all of them side by side. A balancer that fails has its error in `errors` from then
     on and is left out; when none is left, the first error is raised. `mute` tells, after `in_flight`, how
-    many HAProxy processes of before a reload could not be asked, by balancer. Not thread-safe.
+    many HAProxy processes of before a reload could not be asked, by balancer; `told`, which balancers carried
+    out the last command. Not thread-safe.
     """
 
     def __init__(self, names: Sequence[str], opener: Opener) -> None:
         self.names = tuple(names)
         self.errors: dict[str, FleetError] = {}
         self.mute: dict[str, int] = {}
+        self.told: frozenset[str] = frozenset()
         self._opener = opener
         self._open: dict[str, _Open] = {}
         self._seen: dict[str, BalancerState] = {}
@@ -99,9 +101,19 @@ class Balancers:
         """Give the slots a weight (0 to 256) until told otherwise."""
         self._tell(slots, lambda names: runtime.set_weights(names, weight))
 
-    def cut(self, slots: Sequence[str]) -> None:
-        """End the slots' jobs in flight, those of old HAProxy processes too. Open pages stay."""
-        self._tell(slots, runtime.cut)
+    def cut(self, slots: Sequence[str]) -> Mapping[str, int]:
+        """End the slots' jobs in flight, old HAProxy processes' too, and count them. Open pages stay."""
+
+        def cut(name: str) -> Counter[str]:
+            opened, step = self._open[name], runtime.cut(self._having(name, slots))
+            stdin = step.stdin if isinstance(step.stdin, bytes) else None
+            result = opened.remote.run(step.argv, stdin=stdin, timeout=step.timeout)
+            if result.rc:
+                said = result.err.decode("utf-8", "replace").strip()
+                raise StepError(f"{name}: cannot {step.title}", output=said)
+            return Counter(result.out.decode().split())
+
+        return sum(self._each(cut).values(), Counter())
 
     def in_flight(self, slots: Sequence[str]) -> Mapping[str, InFlight]:
         """What the slots hold, summed over all balancers and all their HAProxy processes.
@@ -132,13 +144,18 @@ class Balancers:
         """One step a balancer, for those of the slots that it has servers for."""
 
         def tell(name: str) -> None:
-            servers = [server for slot in slots if (server := self._seen[name].slot(slot)) is not None]
-            if names := [server.name for server in servers if server.admin is not but]:
+            if names := self._having(name, slots, but):
                 self._open[name].runner.execute(step(names), lambda *_: None)
 
         if not self._seen:
             self.look()
-        self._each(tell)
+        self.told = frozenset()
+        self.told = frozenset(self._each(tell))
+
+    def _having(self, name: str, slots: Sequence[str], but: Admin | None = None) -> list[str]:
+        """Those of the slots that a balancer has a server for, but for servers in a state."""
+        servers = (self._seen[name].slot(slot) for slot in slots)
+        return [server.name for server in servers if server is not None and server.admin is not but]
 
     def _each(self, action: Callable[[str], T], names: Sequence[str] = ()) -> dict[str, T]:
         """The action's results by balancer, of those where it and all before it went well."""

@@ -45,14 +45,14 @@ def drain(
 ) -> Drained:
     """Drain slots on all balancers; with `wait`, until none of their jobs is in flight on any.
 
-    `listen` gets every slot's state at each look. Ctrl-C ends the wait: what is told stays told, and the
-    result says `interrupted`. Raises InputError where the service would be down (without `force`), and what
-    `Balancers` raises when no balancer is left.
+    `listen` gets every slot's state at each look of a wait. Ctrl-C ends it: what is told stays told, and the
+    result says `interrupted`. Raises InputError where the service would be down (without `force`), and
+    what `Balancers` raises when no balancer is left.
     """
     states = balancers.look()
     if not force:
         refuse_last(states, slots, "draining")
-    watch = _Watch(balancers, slots, listen)
+    watch = _Watch(balancers, slots, listen if wait else lambda _: None)
     interrupted = False
     try:
         balancers.drain(slots)
@@ -122,16 +122,11 @@ class _Watch:
     def _cut(self) -> None:
         """End what is left. Jobs whose events are only about to be fetched can be cut once they are."""
         until = time.monotonic() + _CUTTING
-        while busy := {name: held for name, held in self._held.items() if held.busy}:
-            if any(held.jobs for held in busy.values()):
-                self._balancers.cut(tuple(busy))
+        while (busy := [name for name, held in self._held.items() if held.busy]) and time.monotonic() < until:
+            for name, ended in self._balancers.cut(busy).items():
+                self.slots[name] = replace(self.slots[name], cut=self.slots[name].cut + ended)
             time.sleep(_SETTLING_POLL)
             self.look()
-            for name, before in busy.items():
-                ended = max(0, before.busy - self._held[name].busy)
-                self.slots[name] = replace(self.slots[name], cut=self.slots[name].cut + ended)
-            if time.monotonic() > until:
-                break
 
     def _give_up(self) -> None:
         for name, slot in self.slots.items():

@@ -16,11 +16,13 @@ DrainState = Literal["drained", "in flight", "draining"]
 class BalancerReport:
     """How one balancer took it.
 
-    `missing` are slots it has no server for, `maint` those it has in maintenance (a drain leaves them so);
-    `mute` counts its old HAProxy processes that could not be asked what they still hold.
+    `told`: it carried out the command; `error` is what kept it from that, or ended the wait there. `missing`
+    are slots it has no server for, `maint` those it has in maintenance (a drain leaves them so); `mute`
+    counts its old HAProxy processes that could not be asked what they still hold.
     """
 
     name: str
+    told: bool = True
     error: FleetError | None = None
     missing: tuple[str, ...] = ()
     maint: tuple[str, ...] = ()
@@ -30,7 +32,7 @@ class BalancerReport:
         """For `--json`; the error is left to the console."""
         return {
             "name": self.name,
-            "told": self.error is None,
+            "told": self.told,
             "missing": list(self.missing),
             "maint": list(self.maint),
             "old_processes_unknown": self.mute,

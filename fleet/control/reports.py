@@ -16,6 +16,7 @@ def reports(balancers: Balancers, slots: Sequence[str], *, maint: bool = False) 
     return tuple(
         BalancerReport(
             name,
+            name in balancers.told,
             balancers.errors.get(name),
             missing.get(name, ()),
             kept.get(name, ()),

@@ -241,6 +241,7 @@ def test_a_balancer_lost_in_the_middle_leaves_the_others(balancer, second):
         balancers.ready([SECOND])
         result = drain(balancers, [FIRST], Wait(1), lose)
         assert result.slots[0].jobs == 1
+        assert result.balancers[1].told
         assert result.balancers[1].error is not None
         assert result.exit_code == ExitCode.HOST_FAILED
 
