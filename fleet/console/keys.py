@@ -68,10 +68,8 @@ def show_revoked(revoked: Revoked) -> None:
     _print_report(console, report)
     keys = "the key" if len(report.keys) == 1 else "the keys"
     for name in _lost(report):
-        work = "works" if len(report.keys) == 1 else "work"
-        console.print(
-            Text.assemble((name, _NAME), ": ", (f"{keys} may still {work[:4]} there", _BAD)), soft_wrap=True
-        )
+        warning = (f"{keys} may still work there", _BAD)
+        console.print(Text.assemble((name, _NAME), ": ", warning), soft_wrap=True)
 
 
 def _print_report(console: Console, report: KeyReport) -> None:
