@@ -23,7 +23,7 @@ $(BIN)/.ready: pyproject.toml requirements/dev.txt
 	@touch $@
 
 setup-test: setup
-	@lab/bin/need docker-cli haproxy socat openssh-server openssh-client chromium curl sslscan
+	@lab/bin/need docker-cli haproxy nginx socat openssh-server openssh-client chromium curl sslscan
 
 demo: setup ## Build the lab, provision it, show its status, translate
 	@$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" lab/bin/demo

@@ -70,6 +70,12 @@ FLEET_VARIABLES: dict[str, Variable] = _table(
     _text("registry_password_env", "the environment variable, here, that holds the registry password"),
     _text("registry_password_file", "the file, here, that holds the registry password"),
     Variable("registry_ca", Kind.NAMED_TEXTS, "CA certificates of registries: host:port -> file, here"),
+    Variable(
+        "balancer_software",
+        Kind.TEXT,
+        "what the balancers run (default haproxy); docs/nginx.md tells what nginx lacks",
+        choices=("haproxy", "nginx"),
+    ),
     _port("lb_port", "the port the balancers listen on (default 80)"),
     Variable(
         "affinity",

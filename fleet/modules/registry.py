@@ -19,6 +19,7 @@ MODULES: dict[str, str] = {
     "file": "file:File",
     "gpu_containers": "gpu_containers:GpuContainers",
     "haproxy": "haproxy:Haproxy",
+    "nginx": "nginx:Nginx",
     "nvidia_container_toolkit": "nvidia_container_toolkit:NvidiaContainerToolkit",
     "systemd": "systemd:Systemd",
     "template": "template:Template",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fleet.balancer import nginx_probe
 from fleet.balancer.probe import RUNTIME_PROBE
+from fleet.balancer.software import software
 from fleet.docker.probe import CONTAINERS_PROBE, ENGINE_PROBE
 from fleet.gpu.probe import GPU_PROBE
 from fleet.model.facts import Answer, Probe
@@ -52,7 +54,7 @@ def probes(host: Host) -> list[Probe]:
     if GPU_GROUP in host.groups:
         asked += [GPU_PROBE, ENGINE_PROBE, CONTAINERS_PROBE]
     if BALANCER_GROUP in host.groups:
-        asked.append(RUNTIME_PROBE)
+        asked.append(nginx_probe.RUNTIME_PROBE if software(host) == "nginx" else RUNTIME_PROBE)
     return asked
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from fleet.balancer import nginx_probe
 from fleet.balancer.probe import RUNTIME_PROBE
+from fleet.balancer.software import software
 from fleet.balancer.stats import parse_balancer
 from fleet.errors import FleetError, TaskError
-from fleet.model.facts import Facts
+from fleet.model.facts import Answer, Facts
 from fleet.model.host import Host
 from fleet.status.balancers import balancer_problems, servers
 from fleet.status.hosts import report
 from fleet.status.model import ServerStatus, Status
+from fleet.status.nginx import nginx_problems
 from fleet.status.probe import BALANCER_GROUP, GPU_GROUP
 
 
@@ -33,6 +36,10 @@ def summarise(
     for host in hosts:
         facts = seen.get(host.name)
         if BALANCER_GROUP not in host.groups or not isinstance(facts, Facts):
+            continue
+        if software(host) == "nginx":
+            nginx = nginx_probe.parse_runtime(facts.get(nginx_probe.RUNTIME_PROBE.key, Answer(255)))
+            problems += nginx_problems(host.name, nginx, slots, known, complete)
             continue
         state = parse_balancer(facts[RUNTIME_PROBE.key]) if RUNTIME_PROBE.key in facts else None
         if state is not None:
