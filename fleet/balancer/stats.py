@@ -30,7 +30,9 @@ class ServerState:
     `status` is HAProxy's own word without its counters (UP, DOWN, DRAIN, MAINT, "no check"); `weight` the
     weight in use when it takes jobs, `configured_weight` the configuration's. `sessions` are requests in
     flight, `response_time` the average of the last 1024 in milliseconds, `last_change` in seconds ago;
-    the other numbers count since the worker started.
+    the other numbers count since the worker started. `agent_status` is HAProxy's code for its last question
+    to the GPU host's agent (L7OK, L7STS, L4CON, ...; empty where none is asked), `agent_reason` what the
+    agent said is wrong, `agent_down` whether it took the server out.
     """
 
     backend: str
@@ -52,6 +54,9 @@ class ServerState:
     check_status: str = ""
     check_detail: str = ""
     last_change: int = 0
+    agent_status: str = ""
+    agent_reason: str = ""
+    agent_down: bool = False
 
     @property
     def up(self) -> bool:
@@ -62,6 +67,23 @@ class ServerState:
     def takes_jobs(self) -> bool:
         """True where new jobs may go there."""
         return self.up and self.admin is Admin.READY and self.weight > 0
+
+    @property
+    def agent_answers(self) -> bool | None:
+        """Whether the GPU host's agent answered when last asked; None where it was not asked yet."""
+        if not self.agent_status.startswith("L"):
+            return None
+        return self.agent_status in ("L7OK", "L7STS")
+
+    @property
+    def agent_holds(self) -> bool:
+        """True where the weight in use is its agent's doing: an agent only ever takes all of it, or half.
+
+        So it is also where the agent does not answer just now: only it can tell whether the GPU is well.
+        """
+        if not self.agent_status or self.weight not in (0, self.configured_weight // 2):
+            return False
+        return bool(self.agent_reason) or not self.agent_answers
 
 
 @dataclass(frozen=True)
@@ -132,6 +154,9 @@ def _servers(text: str) -> Iterator[ServerState]:
             check_status=row.get("check_status", "").removeprefix("* "),
             check_detail=row.get("last_chk") or row.get("check_desc") or "",
             last_change=_int(row.get("lastchg")),
+            agent_status=row.get("agent_status", "").removeprefix("* "),
+            agent_down=row["status"].startswith("DOWN (agent)"),
+            agent_reason=_agent_reason(row.get("last_agt", "")),
         )
 
 
@@ -157,6 +182,12 @@ def _server_lines(text: str) -> Iterator[dict[str, str]]:
 def _status(text: str) -> str:
     """ "UP 1/3" -> "UP", "MAINT (via work/gpu-01-0)" -> "MAINT"; "no check" is one word."""
     return text if text == "no check" else text.split(" ", 1)[0]
+
+
+def _agent_reason(text: str) -> str:
+    """What stands in brackets in "via agent : down (no running container)"."""
+    found = re.fullmatch(r"via agent : \w+ \((.*)\)", text)
+    return found[1] if found else ""
 
 
 def _admin(bits: int) -> Admin:

@@ -153,7 +153,7 @@ def _server(server: ServerStatus) -> list[Cell]:
     return [
         (server.server, _NAME),
         (server.state, _STATES.get(server.state, _BAD)),
-        (str(server.weight), ""),
+        (str(server.weight), "" if server.weight else _WARN),
         (str(server.jobs), ""),
         (str(server.queued), _WARN if server.queued else ""),
         (str(server.errors_5xx), _WARN if server.errors_5xx else ""),

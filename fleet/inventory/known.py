@@ -66,6 +66,16 @@ FLEET_VARIABLES: dict[str, Variable] = _table(
         low=1,
         high=256,
     ),
+    Variable(
+        "gpu_agent",
+        Kind.BOOLEAN,
+        "whether the GPU hosts tell the balancers of lost, sick and hot GPUs (default true)",
+    ),
+    Variable(
+        "gpu_agent_allow",
+        Kind.TEXTS,
+        "who may ask the GPU hosts, besides the balancers' addresses: addresses, networks, names",
+    ),
     _text("registry_username", "the user of the image's registry"),
     _text("registry_password_env", "the environment variable, here, that holds the registry password"),
     _text("registry_password_file", "the file, here, that holds the registry password"),

@@ -17,6 +17,7 @@ MODULES: dict[str, str] = {
     "docker_engine": "docker_engine:DockerEngine",
     "docker_image": "docker_image:DockerImage",
     "file": "file:File",
+    "gpu_agent": "gpu_agent:GpuAgent",
     "gpu_containers": "gpu_containers:GpuContainers",
     "haproxy": "haproxy:Haproxy",
     "nginx": "nginx:Nginx",

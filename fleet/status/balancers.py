@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from fleet.balancer.stats import Admin, BalancerState, ServerState
 from fleet.status.model import Problem, ServerStatus, SlotStatus
 
 _PROVISION = "run `fleet provision`"
+_UNIT = "fleet-gpu-agent"
 
 
 def servers(balancer: str, state: BalancerState) -> tuple[ServerStatus, ...]:
@@ -43,13 +44,40 @@ def balancer_problems(
             yield Problem(
                 balancer, f"it reaches {server.name} at {server.address}, not port {slot.port}", _PROVISION
             )
-        if _state(server) == "down":
+        if _state(server) == "down" and not (server.agent_down and server.check_status.endswith("OK")):
             yield Problem(server.name, f"{balancer} finds it down: {_check(server)}")
+        elif server.agent_down and not server.agent_reason:
+            yield Problem(
+                server.name,
+                f"{balancer} keeps it out: its agent said so, and does not answer any more",
+                f"`systemctl restart {_UNIT}` on {server.name.rpartition('-')[0]}",
+            )
     for name in by_name:
         if state.slot(name) is None:
             yield Problem(balancer, f"slot {name} is not among its servers", _PROVISION)
     if not any(server.takes_jobs for server in state.slots()):
         yield Problem(balancer, "no slot takes new jobs: the service is down")
+
+
+def agent_problems(balancers: Mapping[str, BalancerState]) -> Iterator[Problem]:
+    """What the GPU hosts' agents say is wrong, once a slot; and hosts whose agent is silent, once a host.
+
+    Silence harms nobody: the balancers go on with what they were told last, and with their own checks.
+    """
+    said: dict[str, str] = {}
+    silent: dict[str, dict[str, None]] = {}
+    for name, state in balancers.items():
+        for server in state.slots():
+            if server.agent_reason:
+                said.setdefault(server.name, server.agent_reason)
+            elif server.up and server.agent_answers is False:
+                silent.setdefault(server.name.rpartition("-")[0], {})[name] = None
+    for slot, reason in said.items():
+        host = slot.rpartition("-")[0]
+        yield Problem(slot, f"its agent says: {reason}", f"`{_UNIT} show` on {host}; docs/agent.md")
+    for host, names in silent.items():
+        who = " and ".join(names)
+        yield Problem(host, f"the GPU agent does not answer {who}", f"`systemctl status {_UNIT}` there")
 
 
 def _server(balancer: str, server: ServerState) -> ServerStatus:
@@ -64,6 +92,7 @@ def _server(balancer: str, server: ServerState) -> ServerStatus:
         errors_connection=server.connection_errors,
         response_time=server.response_time if server.sessions_total else None,
         check=_check(server) or None,
+        agent=_agent(server),
     )
 
 
@@ -71,6 +100,12 @@ def _state(server: ServerState) -> str:
     if server.admin is Admin.MAINT or server.up:
         return server.admin.value
     return "down"
+
+
+def _agent(server: ServerState) -> str | None:
+    if server.agent_answers is None:
+        return None
+    return server.agent_reason or ("ok" if server.agent_answers else "no answer")
 
 
 def _check(server: ServerState) -> str:

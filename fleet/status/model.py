@@ -76,7 +76,8 @@ class ServerStatus:
     `state` is ready, drain, maint (set by an operator) or down (its health checks fail). `jobs` are
     requests in flight, `queued` those waiting; errors count since its process started; `response_time` is the
     average of the last 1024 responses in milliseconds, None before the first; `check` what the last health
-    check found.
+    check found, `agent` what the GPU host's agent says: ok, what is wrong, or "no answer"; None where none is
+    asked.
     """
 
     balancer: str
@@ -89,6 +90,7 @@ class ServerStatus:
     errors_connection: int = 0
     response_time: int | None = None
     check: str | None = None
+    agent: str | None = None
 
 
 @dataclass(frozen=True)

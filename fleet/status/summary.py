@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from fleet.balancer import nginx_probe
 from fleet.balancer.probe import RUNTIME_PROBE
 from fleet.balancer.software import software
-from fleet.balancer.stats import parse_balancer
+from fleet.balancer.stats import BalancerState, parse_balancer
 from fleet.errors import FleetError, TaskError
 from fleet.model.facts import Answer, Facts
 from fleet.model.host import Host
-from fleet.status.balancers import balancer_problems, servers
+from fleet.status.balancers import agent_problems, balancer_problems, servers
 from fleet.status.hosts import report
 from fleet.status.model import ServerStatus, Status
 from fleet.status.nginx import nginx_problems
@@ -33,6 +33,7 @@ def summarise(
     # A balancer's server is nobody's where its host told its slots, or where every GPU host did.
     known = {slot.host for slot in slots}
     complete = whole and all(host.name in known for host in hosts if GPU_GROUP in host.groups)
+    states: dict[str, BalancerState] = {}
     for host in hosts:
         facts = seen.get(host.name)
         if BALANCER_GROUP not in host.groups or not isinstance(facts, Facts):
@@ -44,7 +45,9 @@ def summarise(
         state = parse_balancer(facts[RUNTIME_PROBE.key]) if RUNTIME_PROBE.key in facts else None
         if state is not None:
             rows += servers(host.name, state)
+            states[host.name] = state
         problems += balancer_problems(host.name, state, slots, known, complete)
+    problems += agent_problems(states)
     return Status(
         hosts=tuple(each.host for each in reports),
         slots=tuple(slots),

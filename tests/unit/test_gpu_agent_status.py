@@ -1,0 +1,111 @@
+"""What agents say, in HAProxy's words and in the status."""
+
+from fleet.balancer.probe import RUNTIME_PROBE
+from fleet.balancer.stats import Admin, ServerState, parse_balancer
+from fleet.model.facts import Answer, Facts
+from fleet.model.host import Host
+from fleet.status import summarise
+from tests.unit.test_status import BOTH, LB, RUNNING, STATE_HEAD, balancer, gpu_host, told
+from tests.unit.test_status import HOST as GPU
+
+HEAD = "# pxname,svname,scur,status,check_status,last_chk,agent_status,last_agt,\n"
+LOST = "via agent : down (GPU lost (Xid 79))"
+
+
+def asked(*rows: str, weights: str = "10 10") -> Facts:
+    """A balancer that asks agents; a row is status,check_status,last_chk,agent_status,last_agt."""
+    text = "now=1\nFLEET_CONFIG=abc\n\nName: HAProxy\nVersion: 3.0.11\nUptime_sec: 1\n\n1\n" + STATE_HEAD
+    text += "".join(f"3 work {i} gpu-01-{i} 10.0.0.1 2 0 {weights}\n" for i in range(len(rows))) + "\n"
+    text += HEAD + "".join(f"work,gpu-01-{i},0,{row},\n" for i, row in enumerate(rows)) + "\n"
+    return Facts({RUNTIME_PROBE.key: Answer(0, text.encode())})
+
+
+def first(row: str, weights: str = "10 10") -> ServerState:
+    state = parse_balancer(asked(row, weights=weights)[RUNTIME_PROBE.key])
+    assert state is not None
+    return state.slots()[0]
+
+
+WELL = "UP,L7OK,,L7OK,via agent : up"
+SILENT = "UP,L7OK,,L4CON,Connection refused"
+
+
+def test_the_reason_is_what_stands_in_brackets():
+    assert first(f"DOWN (agent),* L7OK,,* L7STS,{LOST}").agent_reason == "GPU lost (Xid 79)"
+    assert first(WELL).agent_reason == first(SILENT).agent_reason == ""
+    assert first('UP,L7OK,,L7OK,"via agent : up (hot, 93 C)"').agent_reason == "hot, 93 C"
+
+
+def test_whether_it_answers():
+    assert first(WELL).agent_answers
+    assert first("DOWN (agent),L7OK,,* L7STS,via agent : down").agent_answers
+    assert first(SILENT).agent_answers is False
+    assert first("UP,L7OK,,L7RSP,TCPCHK got an empty response at step 2").agent_answers is False
+    for row in ("UP,L7OK,,,", "UP,L7OK,,INI,", "MAINT,,,,"):
+        assert first(row).agent_answers is None
+
+
+def test_whose_weight_it_is():
+    sick = "UP,L7OK,,L7OK,via agent : up (3 uncorrected memory errors)"
+    assert first(sick, "0 10").agent_holds
+    assert first(sick, "5 11").agent_holds
+    assert first(SILENT, "0 10").agent_holds
+    assert first("UP,L7OK,,INI,", "0 10").agent_holds
+    assert not first(sick, "10 10").agent_holds
+    assert not first(sick, "7 10").agent_holds
+    assert not first(WELL, "0 10").agent_holds
+    assert not first("UP,L7OK,,,", "0 10").agent_holds
+    assert first("UP,L7OK,,,").admin is Admin.READY
+
+
+def status(*balancers: Facts):
+    hosts = [GPU, *(Host(f"lb-{n:02d}", {}, ("balancer",)) for n in range(1, len(balancers) + 1))]
+    seen = dict(zip([host.name for host in hosts], (gpu_host(*RUNNING), *balancers), strict=True))
+    return summarise(hosts, seen, whole=True)
+
+
+def test_agents_that_say_that_all_is_well():
+    found = status(asked(WELL, WELL))
+    assert told(found) == []
+    assert [server.agent for server in found.servers] == ["ok", "ok"]
+
+
+def test_a_finding_is_told_once_whatever_the_balancers_number():
+    row = f"DOWN (agent),L7OK,,L7STS,{LOST}"
+    found = status(asked(row, WELL), asked(row, WELL))
+    assert told(found) == [("gpu-01-0", "its agent says: GPU lost (Xid 79)")]
+    assert "fleet-gpu-agent show" in found.problems[0].remedy
+    assert [server.state for server in found.servers] == ["down", "ready"] * 2
+    assert found.servers[0].agent == "GPU lost (Xid 79)"
+
+
+def test_a_failing_check_is_told_beside_it():
+    row = f"DOWN (agent),L4CON,Connection refused,L7STS,{LOST}"
+    assert told(status(asked(row, WELL))) == [
+        ("gpu-01-0", "lb-01 finds it down: L4CON Connection refused"),
+        ("gpu-01-0", "its agent says: GPU lost (Xid 79)"),
+    ]
+
+
+def test_a_silent_agent_is_told_once_a_host():
+    found = status(asked(SILENT, SILENT), asked(SILENT, SILENT))
+    assert told(found) == [("gpu-01", "the GPU agent does not answer lb-01 and lb-02")]
+    assert {server.agent for server in found.servers} == {"no answer"}
+    assert told(status(asked("DOWN 1/2,L7OK,,L7OK,via agent : up", WELL))) == [
+        ("gpu-01-0", "lb-01 finds it down: L7OK")
+    ]
+    assert told(status(asked("DOWN,L4TOUT,,L4TOUT,", WELL))) == [("gpu-01-0", "lb-01 finds it down: L4TOUT")]
+
+
+def test_a_server_that_a_dead_agent_took_out():
+    found = status(asked("DOWN (agent),L7OK,,L4CON,Connection refused", WELL))
+    assert told(found) == [
+        ("gpu-01-0", "lb-01 keeps it out: its agent said so, and does not answer any more")
+    ]
+    assert found.problems[0].remedy == "`systemctl restart fleet-gpu-agent` on gpu-01"
+
+
+def test_balancers_that_ask_no_agent():
+    found = summarise([GPU, LB], {"gpu-01": gpu_host(*RUNNING), "lb-01": balancer(*BOTH)}, whole=True)
+    assert found.ok
+    assert {server.agent for server in found.servers} == {None}
