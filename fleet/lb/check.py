@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from fleet.balancer.deploy import EMPTY_STATE
+from fleet.balancer.features import newer_words, spelled
 from fleet.balancer.paths import KEYS_FILE, STATE_FILE
 from fleet.engine.hostrun import Opener
 from fleet.engine.run import MAX_FORKS
@@ -170,9 +171,11 @@ def _explained(message: Message, planned: Planned) -> Message:
     if message.file != planned.path or message.line is None or not 1 <= message.line <= len(lines):
         return message
     text = lines[message.line - 1].strip()
-    return Message(
-        message.level, message.message, message.file, message.line, text, _template_place(text, planned)
-    )
+    said = message.message
+    if message.level == "error" and (version := re.match(r"(\d+)\.(\d+)", planned.now.version or "")):
+        for word, since in newer_words(text, (int(version[1]), int(version[2]))).items():
+            said += f" ({word} came with HAProxy {spelled(since)})"
+    return Message(message.level, said, message.file, message.line, text, _template_place(text, planned))
 
 
 def _template_place(text: str, planned: Planned) -> Place | None:

@@ -56,8 +56,9 @@ def take(folder: Path, hosts: str = HOSTS, book: Path | None = None, **options) 
 
 
 def one(folder: Path, *, fleet_facts=None, deployed: str | None = "", **more):
-    """The shipped playbook's plan for lb-01; `more` as in the module's own tests."""
-    (task,) = take(folder).tasks
+    """The module's plan for lb-01, without arguments; `more` as in the module's own tests."""
+    (folder / "plain.yml").write_text("- hosts: balancer\n  tasks:\n    - haproxy: {}\n")
+    (task,) = take(folder, book=folder / "plain.yml").tasks
     content = text() if deployed == "" else deployed
     answer = Answer(1) if content is None else Answer(0, content.encode())
     seen = Facts({**facts(**more), LB_FILE: answer})
@@ -286,6 +287,16 @@ def test_haproxy_refuses_a_users_template_at_its_line(tmp_path):
         (str(mine), written),
     ]
     assert folders() == before
+
+
+@root
+def test_a_word_of_a_newer_haproxy_is_named_with_its_version(tmp_path):
+    found = lua_here(one(tmp_path))
+    spoiled = found.rendered + "\nfrontend spoiled\n  bind unix@/x\n  no-such-word ktls\n"
+    verdict = check(replace(found, rendered=spoiled), LocalRemote("lb-01"))
+    (error,) = [message for message in verdict.messages if message.level == "error"]
+    assert "no-such-word" in error.message
+    assert error.message.endswith("(ktls came with HAProxy 3.3)")
 
 
 @root
