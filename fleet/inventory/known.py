@@ -51,7 +51,7 @@ def _text(name: str, doc: str) -> Variable:
 
 FLEET_VARIABLES: dict[str, Variable] = _table(
     _text("fleet_address", "where the balancers reach the host (default: ansible_host)"),
-    _text("fleet_url", "the service's URL as users see it (default: the first balancer's)"),
+    _text("fleet_url", "the service's URL as users see it (default: by lb_address or the first balancer)"),
     _text("fleet_known_hosts", "the file of pinned SSH host keys"),
     _text("image", "the image every GPU runs, such as registry.example:5000/hunyuan-mt-webui:v1"),
     _port("slot_port_base", "the host port of GPU 0; GPU n listens on this plus n (default 7860)"),
@@ -87,6 +87,9 @@ FLEET_VARIABLES: dict[str, Variable] = _table(
         choices=("haproxy", "nginx"),
     ),
     _port("lb_port", "the port the balancers listen on (default 80)"),
+    _text("lb_address", "an address the balancers share, such as 10.0.0.100/24; keepalived moves it"),
+    _text("lb_interface", "the network interface it goes on (default: that of the balancer's own address)"),
+    Variable("lb_router_id", Kind.INTEGER, "the balancers' VRRP number (default 51)", low=1, high=255),
     Variable(
         "affinity",
         Kind.TEXT,

@@ -21,6 +21,7 @@ MODULES: dict[str, str] = {
     "gpu_containers": "gpu_containers:GpuContainers",
     "haproxy": "haproxy:Haproxy",
     "nginx": "nginx:Nginx",
+    "keepalived": "keepalived:Keepalived",
     "nvidia_container_toolkit": "nvidia_container_toolkit:NvidiaContainerToolkit",
     "systemd": "systemd:Systemd",
     "template": "template:Template",
