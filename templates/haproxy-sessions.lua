@@ -101,3 +101,10 @@ core.register_action("job_opens", { "http-req" }, function(txn, word)
   local times = owner and fresh(owner)
   if times then table.remove(times, 1) end
 end, 1)
+
+-- The folder of the first file that a job's body names: Gradio calls it by the hash of the file.
+local FILE = '"path"%s*:%s*"[^"]*/(' .. ("%x"):rep(40) .. '%x*)/[^"/]*"'
+core.register_fetches("file_in_body", function(txn)
+  local body = txn.sf:req_body()
+  return body and body:match(FILE) or nil
+end)

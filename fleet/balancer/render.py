@@ -44,7 +44,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     `longest_job` bounds event streams and how long a reload waits for them; `visible_body` is the largest
     body in which a session is seen (HAProxy's buffer); `name` is this balancer's own among `peers`;
-    `handover` is the socket over which an old process passes requests on to its successor.
+    `handover` is the socket over which an old process passes requests on to its successor: to the frontend
+    that users meet, so that none gets round a gateway that a reload turned on.
 
     `slot_jobs` is how many jobs a slot works on at once, `slot_queue` how many may wait for it: what comes
     beyond is refused at once. With affinity none HAProxy itself holds the waiting ones, `queue_timeout` at
@@ -93,11 +94,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def inside(self) -> str:
         """The socket over which the gateway reaches the balancer."""
         return f"{self.handover}-inside"
-
-    @property
-    def gateway_handover(self) -> str:
-        """The socket over which an old process' gateway reaches its successor's."""
-        return f"{self.handover}-gateway"
 
     def __post_init__(self) -> None:
         for key, pattern in _PATTERNS.items():

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 import trustme
 
@@ -170,6 +171,30 @@ def test_a_key_revoked_after_a_reload_does_not_live_on_in_the_old_process(tmp_pa
             balancer.ask(f"del map {keys} {digest(KEY)}")
             assert client.get("/").status_code == 401
             assert stream.result().status_code == 200
+
+
+@pytest.mark.parametrize("on", [True, False], ids=["turned on", "turned off"])
+def test_connections_of_before_are_asked_for_a_key_as_all_others(tmp_path, app, on):
+    """A request that began before the reload ends in the old process, which must not pass it round the gateway."""
+    keys = tmp_path / "keys.map"
+    keys.write_text(f"{digest(KEY)} alice 00000001 x\n")
+    asked = Gateway(keys=True, keys_file=str(keys))
+    with app.running() as port:
+        slots = [Slot("gpu-01", 0, "GPU-0", "127.0.0.1", port)]
+        with running(tmp_path, slots, **({} if on else {"gateway": asked})) as balancer:
+            began = [socket.create_connection(("127.0.0.1", balancer.port), 5) for _ in range(2)]
+            for one in began:
+                one.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+            time.sleep(0.2)
+            balancer.settings = msgspec.structs.replace(balancer.settings, gateway=asked if on else None)
+            balancer.write(slots)
+            balancer.reload()
+            began[0].sendall(b"\r\n")
+            began[1].sendall(f"X-API-Key: {KEY}\r\n\r\n".encode())
+            answers = [one.recv(1000).split(b" ")[1] for one in began]
+            assert answers == [b"401" if on else b"200", b"200"]
+            for one in began:
+                one.close()
 
 
 @pytest.fixture(scope="module")
