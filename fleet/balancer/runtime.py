@@ -17,15 +17,34 @@ MAX_WEIGHT = 256
 _SERVER = re.compile(r"[A-Za-z0-9_.:-]+")
 
 # HAProxy answers a command it carried out with an empty line, and any other with a reason. One that is
-# refused does not keep the others from being told.
+# refused does not keep the others from being told. What a process hears after a reload has begun is not known
+# to the next one, so reloads are waited for, and who is another process afterwards is told again.
 _SEND = f"""\
-failed=0
-while IFS= read -r line; do
-  answer=$(printf '%s\\n' "$line" | socat -t 10 -T 10 - UNIX-CONNECT:{SOCKET}) || exit 1
-  answer=$(printf '%s' "$answer" | sed '/^[[:space:]]*$/d')
-  [ -z "$answer" ] || {{ printf '%s: %s\\n' "$line" "$answer" >&2; failed=1; }}
+ask() {{ socat -t 10 -T 10 - UNIX-CONNECT:{SOCKET}; }}
+worker() {{ echo "show info" | ask | sed -n 's/^Pid: //p'; }}
+settle() {{
+  tries=0
+  while [ "$(systemctl show -p ActiveState --value haproxy.service 2>/dev/null)" = reloading ]; do
+    tries=$((tries + 1)); [ $tries -lt 100 ] || return
+    sleep 0.2
+  done
+}}
+lines=$(cat)
+for round in 1 2 3; do
+  settle
+  told=$(worker) && [ -n "$told" ] || exit 1
+  failed=0
+  while IFS= read -r line; do
+    answer=$(printf '%s\\n' "$line" | ask) || exit 1
+    answer=$(printf '%s' "$answer" | sed '/^[[:space:]]*$/d')
+    [ -z "$answer" ] || {{ printf '%s: %s\\n' "$line" "$answer" >&2; failed=1; }}
+  done <<END
+$lines
+END
+  [ ! -x {SAVE_STATE} ] || {SAVE_STATE}
+  settle
+  [ "$(worker)" != "$told" ] || break
 done
-[ ! -x {SAVE_STATE} ] || {SAVE_STATE}
 exit $failed
 """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import replace
 
@@ -76,9 +75,14 @@ def test_jobs_and_pages_are_counted_apart_and_the_end_comes_within_a_second(grad
         assert (held[FIRST].jobs, held[SECOND].jobs) == (3, 0)
         assert sum(each.pages for each in held.values()) == 5
 
-        threading.Timer(0.5, gradio.finish).start()
         seen = []
-        result = drain(balancers, [FIRST], Wait(), lambda slots: seen.append(slots[0]))
+
+        def listen(slots):
+            seen.append(slots[0])
+            if len(seen) == 2:
+                gradio.finish()
+
+        result = drain(balancers, [FIRST], Wait(), listen)
         ended = time.monotonic()
         assert all(job.wait() for job in jobs)
         late = ended - max(job.ended for job in jobs)
@@ -127,8 +131,7 @@ def test_what_a_process_of_before_a_reload_holds_is_waited_for(gradio, balancer)
         held = balancers.in_flight([FIRST])[FIRST]
         assert (held.jobs, held.pages, balancers.mute) == (1, 1, {})
 
-        threading.Timer(0.5, gradio.finish).start()
-        result = drain(balancers, [FIRST], Wait())
+        result = drain(balancers, [FIRST], Wait(), lambda _: gradio.finish())
         assert job.wait()
         assert 0 <= time.monotonic() - job.ended < 1
         assert result.slots[0].at_start == 1
@@ -213,8 +216,7 @@ def test_all_balancers_are_told_and_their_jobs_summed(gradio, balancer, second):
             Job(where).fetch()
         balancers.ready([SECOND])
         assert balancers.in_flight([FIRST])[FIRST].jobs == 3
-        threading.Timer(0.3, gradio.finish).start()
-        result = drain(balancers, [FIRST], Wait())
+        result = drain(balancers, [FIRST], Wait(), lambda _: gradio.finish())
         assert result.slots[0].at_start == 3
         assert {each.look().slot(FIRST).admin for each in (balancer, second)} == {Admin.DRAIN}
 
