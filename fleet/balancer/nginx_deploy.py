@@ -98,9 +98,13 @@ apply() {{
     sleep 0.2
   done
 }}
+log=/var/log/nginx/error.log since=$(date +%s)
+lines=0
+[ ! -e $log ] || lines=$(wc -l < $log)
 tell() {{
-  echo "last lines of nginx's journal and error log:"
-  journalctl -u {UNIT} -n 10 --no-pager -o cat; tail -n 10 /var/log/nginx/error.log
+  echo "nginx is not seen running the configuration; its journal and error log since then:"
+  journalctl -u {UNIT} --since "@$since" -n 15 --no-pager -o cat
+  tail -n +$((lines + 1)) $log | tail -n 15
 }}
 """
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.lab.conftest import Done, Lab
-from tests.lab.helpers import wait_for
+from tests.lab.helpers import server_states, wait_for
 from tests.lab.test_jobs import AT_ONCE, DEADLINE, JOBS, LANGUAGE, Pool, call, client, together, translate
 
 pytestmark = pytest.mark.lab
@@ -139,6 +139,24 @@ def test_a_configuration_nginx_refuses_changes_nothing(nginx):
     assert nginx.changes() == 0
 
 
+def test_a_configuration_that_is_not_seen_running_is_taken_back(nginx):
+    folder = "/run/systemd/system/nginx.service.d"
+    deaf = "[Service]\\nExecReload=\\nExecReload=/bin/true\\n"
+    nginx.sh(f"mkdir -p {folder}; printf '{deaf}' > {folder}/deaf.conf; systemctl daemon-reload")
+    try:
+        before = nginx.sh(f"cat {SITE}")
+        nginx.write(fail_timeout=6)
+        failed = nginx.run()
+        assert failed.code == 1
+        assert "the configuration before is back in use" in failed.words
+        assert nginx.sh(f"cat {SITE}") == before
+        assert "fail_timeout=6s" in nginx.sh(f"cat {SITE}.failed")
+    finally:
+        nginx.sh(f"rm -r {folder}; systemctl daemon-reload")
+        nginx.write()
+    assert nginx.changes() == 0
+
+
 def test_a_port_of_another_program_is_told(nginx, lab):
     nginx.playbook.write_text(nginx.playbook.read_text().replace(str(PORT), "80"))
     try:
@@ -236,3 +254,4 @@ def test_a_killed_container_costs_its_own_jobs_only(nginx, lab):
             return http.get("/config").status_code == 200 and event.status_code == 200
 
     wait_for(back, 60, f"{slot} does not answer again")
+    wait_for(lambda: server_states(lab, slot) == {"UP"}, 60, f"HAProxy does not find {slot} again")
