@@ -45,7 +45,7 @@ end)
 -- which server owns the session, and both must meet the same one.
 core.register_action("await_answer", { "http-req" }, function(txn)
   local session = txn:get_var("txn.sid")
-  wait(5, function() return txn.c:table_gpt0(session, "joins") ~= 1 end)
+  wait(5, function() return txn.c:table_gpt0(session, "joins") % 4 ~= 1 end)
 end)
 
 -- Holds the answer to a join back for a moment while an event stream of its session is open: one that was just
@@ -53,6 +53,15 @@ end)
 core.register_action("await_end", { "http-res" }, function(txn)
   local session = txn:get_var("txn.sid")
   wait(0.1, function() return txn.c:table_conn_cur(session, "jobs") == 0 end)
+end)
+
+-- The events of a session whose join another balancer answered: waits for that balancer's word.
+core.register_action("await_joined", { "http-req" }, function(txn)
+  local session = txn:get_var("txn.sid")
+  local function joined()
+    return txn.c:table_gpt0(session, "joins") % 4 >= 2 or txn.c:table_conn_cur(session, "jobs") > 0
+  end
+  if not joined() then wait(0.5, joined) end
 end)
 
 -- Gives another balancer, or the process before a reload, a moment to tell whose this session is.

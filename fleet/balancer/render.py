@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from zlib import crc32
 
 import msgspec
 
@@ -94,6 +95,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def inside(self) -> str:
         """The socket over which the gateway reaches the balancer."""
         return f"{self.handover}-inside"
+
+    @property
+    def own(self) -> int:
+        """Where this balancer's own states in the table `joins` begin: 0 without peers, else by its name."""
+        return 4 * (1 + crc32(self.name.encode()) % 2**28) if self.peers else 0
 
     def __post_init__(self) -> None:
         for key, pattern in _PATTERNS.items():

@@ -21,8 +21,6 @@ MASTER = "/run/haproxy-master.sock"
 
 TABS = "tabs"
 
-# Rows of the table `joins` live this long after they were written (templates/haproxy.cfg.j2).
-_JOINS_EXPIRE = 300_000
 _FETCH_GRACE = 5_000
 
 WORKERS = f"""\
@@ -41,10 +39,12 @@ siblings() {{
   [ -z "$parent" ] || sed -n "$stat" /proc/[0-9]*/stat 2>/dev/null |
     awk -v me="$1" -v parent="${{parent#* }}" '$2 == parent && $1 != me {{ print "@mute " $1 }}'
 }}
+joined=$(echo "show env FLEET_JOINED" | ask | sed -n 's/^FLEET_JOINED=//p')
+joins="show table joins data.gpt0 eq ${{joined:-2}}"
 while IFS= read -r mark; do
-  now=$(echo "show info; show stat -1 4 -1; show table joins data.gpt0 eq 2" | ask)
+  now=$(echo "show info; show env FLEET_LONGEST_JOB; show stat -1 4 -1; $joins" | ask)
   printf '%s\\n\\n' "$now"
-  keys=$(printf '%s\\n' "$now" | sed -n 's/^0x.* key=\\([A-Za-z0-9_-]\\{{1,64\\}}\\) .*gpt0=2.*/\\1/p')
+  keys=$(printf '%s\\n' "$now" | sed -n 's/^0x.* key=\\([A-Za-z0-9_-]\\{{1,64\\}}\\) .*gpt0=.*/\\1/p')
   if [ -n "$keys" ]; then
     echo @owner
     printf '%s\\n' "$keys" | head -n 200 | sed 's/.*/show table owner key &;/' | tr '\\n' ' ' | ask
@@ -131,8 +131,11 @@ def _announced(text: str) -> Iterator[tuple[str, str]]:
     After some seconds without that, nobody will: the page was closed.
     """
     joins, _, owners = text.partition("\n@owner\n")
-    rows = re.findall(r"^0x\S* key=(\S+) .*\bexp=(\d+)\b.*\bgpt0=2\b", joins, re.MULTILINE)
-    fresh = {key for key, left in rows if int(left) > _JOINS_EXPIRE - _FETCH_GRACE}
+    rows = re.findall(r"^0x\S* key=(\S+) .*\bexp=(\d+)\b.*\bgpt0=", joins, re.MULTILINE)
+    # A row lives as long as a job may take after it was last written (templates/haproxy.cfg.j2).
+    longest = re.search(r"^FLEET_LONGEST_JOB=(\d+)$", joins, re.MULTILINE)
+    expire = int(longest[1]) * 1000 if longest else 0
+    fresh = {key for key, left in rows if int(left) > expire - _FETCH_GRACE}
     for key, server in re.findall(r"^0x\S* key=(\S+) .*\bserver_key=(\S+)", owners, re.MULTILINE):
         if key in fresh:
             yield server, key

@@ -109,7 +109,7 @@ def test_a_job_whose_events_nobody_fetches_yet_is_in_flight(balancer):
 
 
 def test_one_session_told_by_two_balancers_is_one_job(tmp_path):
-    rows = "0x1: key=abc use=0 exp=299000 gpt0=2\n"
+    rows = "FLEET_LONGEST_JOB=300\n\n0x1: key=abc use=0 exp=299000 gpt0=2\n"
     owner = "@owner\n# table: owner\n0x2: key=abc use=0 exp=3599000 server_id=1 server_key=gpu-01-0\n"
     seen = workers.parse_watched(f"# pxname,svname,qcur,scur,\nwork,gpu-01-0,1,2,\n\n{rows}\n{owner}")
     assert seen.announced == {("gpu-01-0", "abc")}

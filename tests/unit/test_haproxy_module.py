@@ -294,7 +294,8 @@ def test_socat_alone_is_installed_too():
 
 def test_several_balancers_know_each_other():
     other = Host("lb-02", {"ansible_host": "10.0.0.10"}, ("balancer",))
-    change = only(plan(context=ctx(hosts=(LB, other, ONE, TWO))))
+    script, change = plan(context=ctx(hosts=(LB, other, ONE, TWO)))
+    assert deploy.SAVE_STATE in script.summary
     assert "+  server lb-02 10.0.0.10:10240" in change.diff
     assert "+  localpeer lb-01" in change.diff
 
