@@ -78,7 +78,6 @@ def show(
     opened = _open(inventory, limit, playbook, extra, forks, ask_sudo, connect_timeout, ssh_config)
     if running:
         _show_running(opened, json)
-    from fleet.balancer.render import config_hash
     from fleet.cli.options import print_json
     from fleet.console.lb import show_header, show_trouble, troubles_json
 
@@ -92,7 +91,7 @@ def show(
             document[item.host] = _text_json(item.path, None, None, item.error)
             show_trouble(item.host, item.error)
             continue
-        document[item.host] = _text_json(item.path, item.rendered, config_hash(item.rendered), None)
+        document[item.host] = _text_json(item.path, item.rendered, item.hash, None)
         if not json:
             if len(seen.balancers) > 1:
                 show_header(item.host, item.path, f"rendered {item.hash}")
@@ -107,14 +106,15 @@ def _show_running(opened: _Opened, json: bool) -> None:
     from fleet.cli.options import print_json
     from fleet.console.lb import show_header, show_trouble, show_warning
     from fleet.errors import ExitCode, FleetError, TaskError
+    from fleet.lb.software import SOFTWARE
     from fleet.lb.survey import look
-    from fleet.lb.work import CONFIGS
 
     seen = look(opened.work, opened.inventory, opened.opener, forks=opened.options.forks)
     modules = {task.ctx.host.name: task.task.module for task in opened.work.tasks}
     code, document = ExitCode.DONE, {}
     for name, now in seen.items():
-        path = CONFIGS[modules[name]].path
+        software = SOFTWARE[modules[name]]
+        path = software.path
         if not isinstance(now, FleetError) and now.deployed is None:
             now = TaskError(f"{path} is not there", remedy="`fleet lb push` or `fleet provision` makes it")
         if isinstance(now, FleetError):
@@ -124,11 +124,10 @@ def _show_running(opened: _Opened, json: bool) -> None:
             continue
         assert now.deployed is not None
         document[name] = _text_json(path, now.deployed, now.file_hash, None)
-        used = now.state.config_hash if now.state else None
-        if now.state is None:
-            show_warning(f"{name}: HAProxy does not run, or does not answer")
-        elif used != now.file_hash:
-            show_warning(f"{name}: HAProxy runs {used or 'another configuration'}, not this file")
+        if not now.answers:
+            show_warning(f"{name}: {software.name} does not run, or does not answer")
+        elif now.hash != now.file_hash:
+            show_warning(f"{name}: {software.name} runs {now.hash or 'another configuration'}, not this file")
         if not json:
             if len(seen) > 1:
                 show_header(name, path, f"on disk {now.file_hash or ''}".rstrip())
@@ -175,7 +174,7 @@ def diff(
         differs = differs or found.any
         document[item.host] = difference_json(found)
         if not json:
-            show_difference(found, item.now.state.config_hash if item.now.state else None)
+            show_difference(found, item.now.hash)
     if code == ExitCode.DONE and differs:
         code = ExitCode.CHANGES_PENDING
     if json:
@@ -195,7 +194,7 @@ def check(
     ssh_config: SshConfig = None,
     json: Json = False,
 ) -> None:
-    """Have each balancer's own HAProxy validate what a push would deploy.
+    """Have the HAProxy (or nginx) of each balancer validate what a push would deploy.
 
     The configuration and the files beside it are put into a folder of the balancer's memory and removed
     again; nothing else is touched. Errors and warnings come with the line they are about. Exits with 1
@@ -239,9 +238,9 @@ def push(
 ) -> None:
     """Bring the configuration into use, one balancer after another.
 
-    HAProxy must accept it before it takes the old one's place, and must be seen running it afterwards;
-    else the old one comes back. The first balancer that fails is the last one touched. Weights and
-    drains go over the run-time socket, without a reload.
+    HAProxy (or nginx) there must accept it before it takes the old one's place, and must be seen
+    running it afterwards; else the old one comes back. The first balancer that fails is the last one
+    touched. Weights and drains go over HAProxy's run-time socket, without a reload.
     """
     from fleet.cli.options import print_json
     from fleet.console.lb import outcomes_json, show_outcomes, troubles_json

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from fleet.console.errors import error_json, error_lines
 from fleet.errors import FleetError
-from fleet.lb.check import Message, Verdict
 from fleet.lb.diff import Difference
 from fleet.lb.push import Outcome
+from fleet.lb.verdict import Message, Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -100,8 +100,9 @@ def show_verdict(verdict: Verdict) -> None:
         return
     counts = _counts(verdict.messages)
     word = ("  accepted", "green") if verdict.accepted else ("   refused", "bold red")
-    what = f"  {verdict.hash or 'configuration'}, {verdict.lines} lines, by HAProxy {verdict.version}{counts}"
-    console.print(Text.assemble(word, "  ", (verdict.host, "bold"), what))
+    what = f"{verdict.hash or 'configuration'}, {verdict.lines} lines"
+    by = f"by {verdict.software} {verdict.version}{counts}"
+    console.print(Text.assemble(word, "  ", (verdict.host, "bold"), f"  {what}, {by}"))
     for message in verdict.messages:
         _show_message(console, message)
 
@@ -174,7 +175,8 @@ def _told(outcome: Outcome) -> str:
     if outcome.state == "unreachable":
         return "could not be reached; what it runs is not known"
     if not outcome.answers:
-        return "HAProxy does not answer: look at `journalctl -u haproxy` there, then push again"
+        unit = outcome.software.lower()
+        return f"{outcome.software} does not answer: look at `journalctl -u {unit}` there, then push again"
     runs = f"runs {outcome.after or _FOREIGN}"
     if outcome.rolled_back:
         return f"{runs} again: {outcome.rolled_back} did not start and was rolled back"
@@ -182,7 +184,8 @@ def _told(outcome: Outcome) -> str:
         return f"{runs} as before"
     if outcome.before != outcome.after:
         runs += f" instead of {outcome.before or _FOREIGN}"
-    return f"{runs}, {'reloaded' if outcome.reloaded else 'not reloaded'}"
+    done = "reloaded" if outcome.reloaded else "not reloaded"
+    return f"{runs}, {done if outcome.ran else 'started'}"
 
 
 def outcomes_json(outcomes: Iterable[Outcome]) -> dict[str, Any]:

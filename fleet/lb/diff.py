@@ -68,20 +68,17 @@ def _whose(planned: Planned) -> str:
 
 
 def _remarks(planned: Planned) -> Iterator[str]:
-    state = planned.now.state
-    if state is None:
-        yield "HAProxy does not run, or does not answer"
+    now, name = planned.now, planned.software.name
+    if not now.answers:
+        yield f"{name} does not run, or does not answer"
         return
-    file = planned.now.file_hash
-    if state.config_hash is None:
-        yield "HAProxy runs a configuration that is not fleet's"
-    elif state.config_hash != file:
-        what = file or "unmarked configuration"
-        yield f"HAProxy runs {state.config_hash}, not the {what} of {planned.path}"
-    for server in state.slots():
+    if now.hash is None:
+        yield f"{name} runs a configuration that is not fleet's"
+    elif now.hash != now.file_hash:
+        yield f"{name} runs {now.hash}, not the {now.file_hash or 'unmarked configuration'} of {planned.path}"
+    for server in now.servers.slots() if now.servers else ():
         if server.admin is not Admin.READY:
             word = "drained" if server.admin is Admin.DRAIN else "in maintenance"
-            weight = server.weight
-            more = f" with weight {weight} instead of {server.configured_weight}"
-            stays = "; a push leaves it so"
-            yield f"{server.name} is {word}{more if weight != server.configured_weight else ''}{stays}"
+            other = server.weight != server.configured_weight
+            weight = f" with weight {server.weight} instead of {server.configured_weight}" if other else ""
+            yield f"{server.name} is {word}{weight}; a push leaves it so"

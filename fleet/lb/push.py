@@ -11,7 +11,8 @@ from fleet.engine.results import Event, HostResult, Listener, PlayStarted, RunRe
 from fleet.engine.run import RunOptions, run
 from fleet.errors import FleetError
 from fleet.inventory import Inventory
-from fleet.lb.survey import Planned, Running, Survey, look
+from fleet.lb.software import Running
+from fleet.lb.survey import Planned, Survey, look
 from fleet.lb.work import Work
 
 _BACK = "is back in use"
@@ -23,15 +24,18 @@ class Outcome:
     """How a push ended on one balancer.
 
     `state` is "changed", "unchanged", "failed", "unreachable" or "untouched" (an earlier balancer failed).
-    `before` and `after` are the hashes of the configuration HAProxy ran and runs; None where it does not
-    answer or runs another's. `rolled_back` is the hash of the configuration that did not start.
+    `before` and `after` are the hashes of the configuration that ran and runs; None where nothing answers or
+    somebody else's runs. `ran` and `answers` tell whether it answered before and after. `rolled_back` is the
+    hash of the configuration that did not start.
     """
 
     host: str
+    software: str
     state: str
     wanted: str | None = None
     before: str | None = None
     after: str | None = None
+    ran: bool = False
     answers: bool = False
     reloaded: bool = False
     rolled_back: str | None = None
@@ -90,21 +94,22 @@ def _outcome(planned: Planned, host: HostResult, now: Running | None) -> Outcome
     then = planned.now
     outcome = Outcome(
         host=planned.host,
+        software=planned.software.name,
         state=_state(host),
         wanted=planned.hash,
-        before=then.state.config_hash if then.state else None,
+        before=then.hash,
+        ran=then.answers,
         error=error,
     )
     if now is None:
         return outcome
-    running = now.state.config_hash if now.state else None
     back = error is not None and _BACK in error.output
     return replace(
         outcome,
-        after=running,
-        answers=now.state is not None,
-        reloaded=now.pid is not None and now.pid != then.pid,
-        rolled_back=planned.hash if back and running == outcome.before else None,
+        after=now.hash,
+        answers=now.answers,
+        reloaded=now.generation is not None and now.generation != then.generation,
+        rolled_back=planned.hash if back and now.hash == outcome.before else None,
     )
 
 

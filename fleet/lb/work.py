@@ -5,25 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from fleet.balancer.deploy import NEW_CONFIG
-from fleet.balancer.paths import CONFIG_FILE
 from fleet.engine.bind import BoundTask
 from fleet.engine.run import PlayWork, RunOptions, prepare
 from fleet.errors import InputError
 from fleet.inventory import Inventory
+from fleet.lb.software import SOFTWARE
 from fleet.playbook.model import Playbook
-
-
-@dataclass(frozen=True)
-class ConfigFile:
-    """A balancer module's configuration: where it lies, and where a plan puts a new one first."""
-
-    path: str
-    waiting: str
-
-
-CONFIGS: Mapping[str, ConfigFile] = {"haproxy": ConfigFile(CONFIG_FILE, NEW_CONFIG)}
-"""The modules whose tasks are a balancer's configuration."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +44,7 @@ def balancer_work(book: Playbook, inventory: Inventory, options: RunOptions) -> 
     plays: list[PlayWork] = []
     for item in bound:
         for name, tasks in item.tasks.items():
-            kept = tuple(task for task in tasks if task.task.module in CONFIGS and not task.skipped)
+            kept = tuple(task for task in tasks if task.task.module in SOFTWARE and not task.skipped)
             if kept and name in wanted:
                 play = replace(item.play, name=f"{item.play.name}: {name}")
                 plays.append(PlayWork(play, {name: kept}, {name: item.handlers[name]}))
@@ -69,17 +56,17 @@ def balancer_work(book: Playbook, inventory: Inventory, options: RunOptions) -> 
     for item in bound:
         for name, tasks in item.tasks.items():
             if name in looked_at:
-                others = tuple(task for task in tasks if task.task.module not in CONFIGS)
+                others = tuple(task for task in tasks if task.task.module not in SOFTWARE)
                 witnesses[name] = (*witnesses.get(name, ()), *others)
     return Work(tuple(plays), witnesses)
 
 
 def _nothing(book: Playbook, limit: str) -> InputError:
-    has = any(task.module in CONFIGS for play in book.plays for task in play.tasks)
+    has = any(task.module in SOFTWARE for play in book.plays for task in play.tasks)
     if not has:
         return InputError(
             f"{book.path} has no task for a balancer",
-            remedy=f"add one with the module {' or '.join(CONFIGS)}, or name another file with --playbook",
+            remedy=f"add one with the module {' or '.join(SOFTWARE)}, or name another file with --playbook",
         )
     of = f" among {limit!r}" if limit else ""
     return InputError(

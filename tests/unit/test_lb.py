@@ -12,22 +12,26 @@ import pytest
 import trustme
 
 from fleet.balancer.keys import KEYS_PROBE
+from fleet.balancer.nginx import SITE_FILE
 from fleet.balancer.paths import CERTIFICATE_FILE, CONFIG_FILE, KEYS_FILE, LUA_FILE
 from fleet.balancer.render import config_hash
 from fleet.data import data_dir
 from fleet.engine.run import RunOptions, prepare, run
 from fleet.errors import InputError, TaskError, UnreachableError
 from fleet.inventory import load
-from fleet.lb import work as lb_work
-from fleet.lb.check import check, parse_messages
+from fleet.lb import ask_nginx
+from fleet.lb.ask_haproxy import parse_messages
+from fleet.lb.check import check
 from fleet.lb.diff import difference
 from fleet.lb.push import push
+from fleet.lb.software import SOFTWARE
 from fleet.lb.survey import Survey, look, planned, survey
-from fleet.lb.work import ConfigFile, Work, balancer_work
+from fleet.lb.work import Work, balancer_work
 from fleet.model.facts import Answer, Facts
 from fleet.modules.registry import MODULES
 from fleet.playbook.load import load_playbook
 from tests.local import LocalRemote
+from tests.unit import test_nginx_module as nginx_world
 from tests.unit.test_cli import fleet as command
 from tests.unit.test_engine import MODULES as SMALL
 from tests.unit.test_engine import Fleet
@@ -335,6 +339,54 @@ def test_without_haproxy_there_is_nobody_to_ask(tmp_path):
     assert "not installed" in verdict.error.message
 
 
+# nginx -t --------------------------------------------------------------------------------------------------
+
+NGINX_SAID = """\
+nginx: [warn] conflicting server name "x" on 0.0.0.0:80, ignored
+2026/11/23 16:02:43 [emerg] 4850#4850: unknown directive "foo" in /etc/nginx/conf.d/fleet.conf:224
+nginx: [emerg] unknown directive "foo" in /etc/nginx/conf.d/fleet.conf:224
+nginx: configuration file /etc/nginx/nginx.conf test failed
+"""
+
+
+def test_nginxs_words_become_messages_with_places():
+    assert [(m.level, m.message, m.file, m.line) for m in ask_nginx.parse_messages(NGINX_SAID)] == [
+        ("warning", 'conflicting server name "x" on 0.0.0.0:80, ignored', "", None),
+        ("error", 'unknown directive "foo"', "/etc/nginx/conf.d/fleet.conf", 224),
+    ]
+
+
+def nginx(folder: Path, args: str = "{}", **more):
+    """The nginx module's plan for lb-01; `more` as in the module's own tests."""
+    (folder / "nginx.yml").write_text(f"- hosts: balancer\n  tasks:\n    - nginx: {args}\n")
+    (task,) = take(folder, book=folder / "nginx.yml").tasks
+    site = nginx_world.text().encode()
+    return planned(task, Facts({**nginx_world.facts(**more), f"lb.file:{SITE_FILE}": Answer(0, site)}), FLEET)
+
+
+def test_nginx_is_compared_as_haproxy_is(tmp_path):
+    right = nginx(tmp_path)
+    assert (right.rendered, right.changes) == (nginx_world.text(), ())
+    assert not difference(right).any
+    other = difference(nginx(tmp_path, runtime=nginx_world.running("0123456789abcdef")))
+    assert other.any
+    assert other.remarks == (f"nginx runs 0123456789abcdef, not the {right.hash} of {SITE_FILE}",)
+
+
+@root
+@pytest.mark.parametrize("add", ["", "\nserver { foo bar; }\n"], ids=["right", "spoiled"])
+def test_nginx_itself_is_asked(tmp_path, add):
+    before = folders()
+    found = nginx(tmp_path, "{port: 48080, status_port: 48404}", main=Answer(0, b"absent\n"))
+    found = replace(found, rendered=found.rendered + add)
+    verdict = check(found, LocalRemote("lb-01"))
+    assert verdict.error is None
+    assert verdict.accepted == (not add), verdict.messages
+    errors = [(m.message, m.file, m.text) for m in verdict.messages if m.level == "error"]
+    assert errors == ([('unknown directive "foo"', SITE_FILE, "server { foo bar; }")] if add else [])
+    assert folders() == before
+
+
 # push ------------------------------------------------------------------------------------------------------
 
 
@@ -347,7 +399,8 @@ def fleet(tmp_path, monkeypatch):
 def small(fleet, monkeypatch):
     """Two balancers whose module is one of the engine's small test modules, on this machine."""
     for name in SMALL:
-        monkeypatch.setitem(lb_work.CONFIGS, name, ConfigFile(f"{fleet.folder}/none", f"{fleet.folder}/new"))
+        here = {"path": f"{fleet.folder}/none", "waiting": f"{fleet.folder}/new"}
+        monkeypatch.setitem(SOFTWARE, name, replace(SOFTWARE["haproxy"], **here))
 
     def go(tasks: str, **options):
         (fleet.folder / "play.yml").write_text(f"- name: LB\n  hosts: balancer\n  tasks:\n{tasks}")
