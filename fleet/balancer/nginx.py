@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from fleet.balancer.nginx_ring import place_keys, shares
-from fleet.balancer.render import _servers as checked_servers
+from fleet.balancer.render import checked_servers
 from fleet.errors import InputError, Place
 from fleet.model.slot import Slot
 from fleet.playbook.templating import render_file

@@ -170,7 +170,7 @@ def render(slots: Sequence[Slot], settings: Settings, template_path: Path) -> st
     where two slots have one name, and where the template leaves out `config_hash` (by which a running
     HAProxy tells which configuration it uses).
     """
-    variables = {"slots": _servers(slots), "settings": settings, "config_hash": _UNKNOWN_HASH}
+    variables = {"slots": checked_servers(slots), "settings": settings, "config_hash": _UNKNOWN_HASH}
     text = render_file(template_path, variables)
     if _UNKNOWN_HASH not in text:
         raise InputError(
@@ -196,7 +196,8 @@ def _environment(name: str, text: str) -> str | None:
     return found[1] if found else None
 
 
-def _servers(slots: Iterable[Slot]) -> list[Server]:
+def checked_servers(slots: Iterable[Slot]) -> list[Server]:
+    """The slots as a template may see them; InputError where one does not fit into a line of configuration."""
     servers: dict[str, Server] = {}
     for slot in slots:
         _require(slot, "name", slot.name)

@@ -68,7 +68,9 @@ def drain(
         raise InputError("--no-wait and a deadline exclude each other", remedy="leave one of them out")
     wait = None if no_wait else Wait(seconds(deadline), cut=not no_cut) if deadline else Wait()
     loaded = _inventory(inventory)
-    with open_balancers(loaded, _opener(loaded, ask_sudo, connect_timeout, ssh_config)) as balancers:
+    with open_balancers(
+        loaded, _opener(loaded, ask_sudo, connect_timeout, ssh_config), "fleet drain"
+    ) as balancers:
         slots = _slots(balancers, targets, loaded)
         with DrainView(quiet=json) as view:
             result = drain_slots(balancers, slots, wait, view, force=force)
@@ -99,7 +101,9 @@ def ready(
     from fleet.control import ready as make_ready
 
     loaded = _inventory(inventory)
-    with open_balancers(loaded, _opener(loaded, ask_sudo, connect_timeout, ssh_config)) as balancers:
+    with open_balancers(
+        loaded, _opener(loaded, ask_sudo, connect_timeout, ssh_config), "fleet ready"
+    ) as balancers:
         slots = _slots(balancers, targets, loaded)
         result = make_ready(balancers, slots)
     ReadyView(quiet=json).result(result, targets)
@@ -136,7 +140,9 @@ def weight(
     from fleet.control import weight as set_weight
 
     loaded = _inventory(inventory)
-    with open_balancers(loaded, _opener(loaded, ask_sudo, connect_timeout, ssh_config)) as balancers:
+    with open_balancers(
+        loaded, _opener(loaded, ask_sudo, connect_timeout, ssh_config), "fleet weight"
+    ) as balancers:
         slots = _slots(balancers, [target], loaded)
         if number is None:
             result = show(balancers, slots)

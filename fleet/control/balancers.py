@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from fleet.balancer import runtime
 from fleet.balancer.probe import RUNTIME_PROBE
+from fleet.balancer.software import require_haproxy
 from fleet.balancer.stats import Admin, BalancerState, ServerState, parse_balancer
 from fleet.balancer.workers import InFlight
 from fleet.control.line import Line, silent
@@ -187,12 +188,13 @@ class _Open:
         self.remote.close()
 
 
-def open_balancers(inventory: Inventory, opener: Opener) -> Balancers:
-    """The inventory's balancers. Raises InputError where it has none."""
+def open_balancers(inventory: Inventory, opener: Opener, command: str = "fleet drain") -> Balancers:
+    """The inventory's balancers. Raises InputError where it has none, or one of them runs nginx."""
     names = inventory.groups.get(GROUP, ())
     if not names:
         raise InputError(
             f"the inventory has no host in the group `{GROUP}`",
             remedy="only HAProxy balancers of the inventory can be steered",
         )
+    require_haproxy((inventory.hosts[name] for name in names), command)
     return Balancers(names, opener)

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from fleet.balancer.keys import KEYS_PROBE, KeySet, KeysFound, merge, parse_keys, sync
+from fleet.balancer.software import require_haproxy
 from fleet.engine.hostrun import LOOK_TIMEOUT, Opener, internal
 from fleet.engine.look import look
 from fleet.errors import FleetError, InputError, StepError, TaskError
@@ -23,12 +24,13 @@ _Result = TypeVar("_Result")
 
 
 def balancers_of(inventory: Inventory) -> tuple[Host, ...]:
-    """The hosts that keep keys. Raises InputError where there is none."""
+    """The hosts that keep keys. Raises InputError where there is none, or one runs nginx."""
     hosts = tuple(host for host in inventory.hosts.values() if "balancer" in host.groups)
     if not hosts:
         raise InputError(
             "there is no balancer to keep keys", remedy="name one in the inventory's group `balancer`"
         )
+    require_haproxy(hosts, "fleet key")
     return hosts
 
 

@@ -66,6 +66,7 @@ class HaproxyArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=True):
         peers: tuple[Peer, ...] = (),
         profile: Profile = "gradio",
         certificate_hash: str = "",
+        own_address: str = "*",
     ) -> Settings:
         """The settings these arguments mean; ValueError where one does not fit into a configuration."""
         default = PROFILES[self.profile or profile]
@@ -85,7 +86,7 @@ class HaproxyArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=True):
             max_body=self.max_body,
             maxconn=self.maxconn,
             name=name,
-            peer_bind=f"{'*' if peers else '127.0.0.1'}:{self.peer_port}",
+            peer_bind=f"{own_address if peers else '127.0.0.1'}:{self.peer_port}",
             peers=peers,
             slot_jobs=jobs or None,
             slot_queue=default.slot_queue if self.slot_queue is None else self.slot_queue,

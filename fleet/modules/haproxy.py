@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 from fleet.balancer import deploy, runtime
+from fleet.balancer.features import missing
 from fleet.balancer.keys import KEYS_PROBE, mend, merge, parse_keys
 from fleet.balancer.paths import CERTIFICATE_FILE, CONFIG_FILE, KEYS_FILE, LUA_FILE, STATE_FILE
-from fleet.balancer.probe import PACKAGE_PROBE, RUNTIME_PROBE, parse_package
+from fleet.balancer.probe import PACKAGE_PROBE, RUNTIME_PROBE, Package, parse_package
 from fleet.balancer.render import (
     Peer,
     Profile,
@@ -21,22 +21,20 @@ from fleet.balancer.render import (
 )
 from fleet.balancer.stats import Admin, BalancerState, parse_balancer
 from fleet.data import data_dir
-from fleet.gpu.slots import slots_of
-from fleet.gpu.weights import weight_override
 from fleet.model.facts import Answer, Facts, Probe
-from fleet.model.host import Host
 from fleet.model.slot import Slot
 from fleet.model.steps import Change
+from fleet.modules._addresses import ADDRESSES_PROBE, addresses
 from fleet.modules._apt import apt_get
 from fleet.modules._files import FileState, Wanted, content_diff, file_probe, file_state, find_source, write
 from fleet.modules._gateway import certificate, hash_of
 from fleet.modules._haproxy_args import TEMPLATE, HaproxyArgs, chosen_profile
+from fleet.modules._slots import balanced_slots
 from fleet.modules._systemd import unit_probe, unit_state
 from fleet.modules.base import Args, Context
 
 UNIT = "haproxy.service"
 PACKAGES = ("haproxy", "socat")
-MIN_VERSION = (2, 6)
 
 # The worker's start is known to the second.
 _CLOCK_GRAIN = 1.0
@@ -101,6 +99,7 @@ class Haproxy:
             PACKAGE_PROBE,
             RUNTIME_PROBE,
             unit_probe(UNIT),
+            ADDRESSES_PROBE,
             file_probe(STATE_FILE, "attributes"),
             *((KEYS_PROBE,) if gateway and gateway.keys else ()),
             *((file_probe(CERTIFICATE_FILE, "hash"),) if gateway and gateway.certificate else ()),
@@ -110,19 +109,16 @@ class Haproxy:
     def plan(self, args: HaproxyArgs, facts: Facts, ctx: Context) -> Sequence[Change]:
         """Packages, files, configuration, unit, weights: in this order, each only where it differs."""
         package = parse_package(facts[PACKAGE_PROBE.key])
-        if package is not None and package.numbers < MIN_VERSION:
-            raise ctx.fail(
-                f"HAProxy {package.version} is too old",
-                remedy="upgrade the host to Debian 12 or Ubuntu 24.04 or later: HAProxy 2.6 is needed",
-            )
         changes: list[Change] = []
         if package is None or not package.socat:
             steps = (apt_get("install", 3600, "--no-install-recommends", "--", *PACKAGES),)
             changes.append(Change(f"install {' and '.join(PACKAGES)}", steps=steps))
         deployed = file_state(CONFIG_FILE, "content", facts, ctx)
         tls = certificate(args.gateway, ctx) if args.gateway else None
-        settings = self._settings(args, ctx, chosen_profile(args, ctx, _text(deployed)), hash_of(tls))
-        slots, unknown = _slots(args, ctx, _text(deployed))
+        settings = self._settings(args, facts, ctx, chosen_profile(args, ctx, _text(deployed)), hash_of(tls))
+        if package is not None:
+            _refuse_lacking(package, settings, ctx)
+        slots, unknown = balanced_slots(args.group, deploy.deployed_servers(_text(deployed)), ctx)
         if unknown and not slots:
             names = ", ".join(host.name for host in unknown)
             changes.append(Change(f"write {CONFIG_FILE} with a server for each GPU then found on {names}"))
@@ -141,7 +137,9 @@ class Haproxy:
             changes += _weights(slots, state)
         return changes
 
-    def _settings(self, args: HaproxyArgs, ctx: Context, profile: Profile, certificate: str) -> Settings:
+    def _settings(
+        self, args: HaproxyArgs, facts: Facts, ctx: Context, profile: Profile, certificate: str
+    ) -> Settings:
         balancers = ctx.group("balancer")
         if ctx.host not in balancers or len(balancers) < 2:
             return args.settings(profile=profile, certificate_hash=certificate)
@@ -151,7 +149,7 @@ class Haproxy:
             if host.name != ctx.host.name
         )
         try:
-            return args.settings(ctx.host.name, peers, profile, certificate)
+            return args.settings(ctx.host.name, peers, profile, certificate, _own_address(facts, ctx))
         except ValueError as error:
             raise ctx.fail(
                 f"the balancers cannot be named to each other: {error}",
@@ -179,6 +177,23 @@ def _gateway(settings: Settings, tls: Wanted | None, facts: Facts, ctx: Context)
         yield from mend(found, merge(other.keys for other in others if other is not None))
 
 
+def _refuse_lacking(package: Package, settings: Settings, ctx: Context) -> None:
+    lacking = missing(settings, package.numbers)
+    if lacking:
+        raise ctx.fail(
+            f"HAProxy {package.version} is too old: " + "; ".join(str(each) for each in lacking),
+            remedy=lacking[0].remedy,
+        )
+
+
+def _own_address(facts: Facts, ctx: Context) -> str:
+    """Where the other balancers reach this one, if that is an address it has; else every address."""
+    address = ctx.host.address
+    if address not in addresses(facts[ADDRESSES_PROBE.key]):
+        return "*"
+    return f"[{address}]" if ":" in address else address
+
+
 def _template(args: HaproxyArgs, ctx: Context) -> Path:
     """The user's template, else the shipped one."""
     shipped = data_dir("templates") / args.template
@@ -187,37 +202,6 @@ def _template(args: HaproxyArgs, ctx: Context) -> Path:
     ):
         return shipped
     return find_source(args.template, "templates", ctx)
-
-
-def _slots(args: HaproxyArgs, ctx: Context, deployed: str) -> tuple[list[Slot], list[Host]]:
-    """Every slot to balance, and the hosts that were looked at but whose GPUs are not known."""
-    known: list[Slot] = []
-    unknown: list[Host] = []
-    for host in ctx.group(args.group):
-        facts = ctx.fleet.get(host.name)
-        slots = slots_of(host, facts) if facts is not None else None
-        if slots is None:
-            slots = tuple(_kept(host, deployed))
-            if facts is not None and not slots:
-                unknown.append(host)
-        known += slots
-    return known, unknown
-
-
-def _kept(host: Host, deployed: str) -> Iterator[Slot]:
-    """The host's slots as the configuration has them; address and weight as the inventory has them now."""
-    name = re.compile(rf"{re.escape(host.name)}-(\d+)")
-    weight = weight_override("", host.vars)
-    for server in deploy.deployed_servers(deployed):
-        if found := name.fullmatch(server.name):
-            yield Slot(
-                host=host.name,
-                index=int(found[1]),
-                uuid="",
-                address=host.address,
-                port=server.port,
-                weight=server.weight if weight is None else weight,
-            )
 
 
 def _support(settings: Settings, facts: Facts, ctx: Context) -> Iterator[Change]:
@@ -270,7 +254,7 @@ def _weights(slots: Sequence[Slot], state: BalancerState) -> Iterator[Change]:
         server = state.slot(slot.name)
         if server is None or server.admin is not Admin.READY or server.configured_weight != slot.weight:
             continue
-        if server.weight != slot.weight:
+        if server.weight != slot.weight and not server.agent_holds:
             yield Change(
                 f"set weight of {slot.name} from {server.weight} to {slot.weight}",
                 f"{slot.name}: weight {server.weight} -> {slot.weight}\n",

@@ -16,6 +16,7 @@ from fleet.model.facts import Facts, Probe
 from fleet.model.host import Host
 from fleet.model.steps import Change, Run
 from fleet.modules import _apt
+from fleet.modules._addresses import ADDRESSES_PROBE, addresses
 from fleet.modules._files import FileState, Wanted, file_probe, file_state, write
 from fleet.modules._systemd import SYSTEMCTL, unit_probe, unit_state
 from fleet.modules.base import Args, Context
@@ -25,8 +26,6 @@ UNIT = "keepalived.service"
 CONFIG_FILE = "/etc/keepalived/keepalived.conf"
 CHECK_FILE = "/usr/local/sbin/fleet-keepalived-check"
 PACKAGES = ("keepalived", "socat")
-
-ADDRESSES_PROBE = Probe("addresses", "ip -o addr show\n")
 
 # A reload is a change of the unit's state, so the configuration in use is the one of that moment.
 SINCE_PROBE = Probe(
@@ -211,8 +210,7 @@ def _addresses(facts: Facts, ctx: Context) -> dict[str, str]:
         raise ctx.fail(
             "the host does not tell its addresses", output=answer.text, remedy="install iproute2 on it"
         )
-    rows = [line.split() for line in answer.text.splitlines()]
-    return {row[3].partition("/")[0]: row[1] for row in rows if len(row) > 3 and row[2] in ("inet", "inet6")}
+    return addresses(answer)
 
 
 def _bracketed(addresses: Sequence[str]) -> list[str]:

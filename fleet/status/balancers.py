@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 
+from fleet.balancer.agree import disagreements
 from fleet.balancer.stats import Admin, BalancerState, ServerState
 from fleet.status.model import Problem, ServerStatus, SlotStatus
 
@@ -52,6 +53,8 @@ def balancer_problems(
                 f"{balancer} keeps it out: its agent said so, and does not answer any more",
                 f"`systemctl restart {_UNIT}` on {server.name.rpartition('-')[0]}",
             )
+        elif server.up and server.admin is Admin.READY and not server.weight and not server.agent_holds:
+            yield Problem(server.name, f"its weight on {balancer} is 0: it takes no jobs", _PROVISION)
     for name in by_name:
         if state.slot(name) is None:
             yield Problem(balancer, f"slot {name} is not among its servers", _PROVISION)
@@ -78,6 +81,20 @@ def agent_problems(balancers: Mapping[str, BalancerState]) -> Iterator[Problem]:
     for host, names in silent.items():
         who = " and ".join(names)
         yield Problem(host, f"the GPU agent does not answer {who}", f"`systemctl status {_UNIT}` there")
+
+
+def disagreement_problems(balancers: Mapping[str, BalancerState]) -> Iterator[Problem]:
+    """Slots about which balancers were told different things: one was down when a command came."""
+    for found in disagreements(balancers):
+        if not _agent_decided(found.slot, balancers):
+            remedy = f"`fleet drain {found.slot}` or `fleet ready {found.slot}`"
+            yield Problem(found.slot, str(found), remedy if found.what == "state" else _PROVISION)
+
+
+def _agent_decided(slot: str, balancers: Mapping[str, BalancerState]) -> bool:
+    """True where the balancers differ only for the moment in which its agent tells them one by one."""
+    servers = [server for state in balancers.values() if (server := state.slot(slot)) is not None]
+    return any(server.agent_holds for server in servers)
 
 
 def _server(balancer: str, server: ServerState) -> ServerStatus:

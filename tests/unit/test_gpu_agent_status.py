@@ -109,3 +109,27 @@ def test_balancers_that_ask_no_agent():
     found = summarise([GPU, LB], {"gpu-01": gpu_host(*RUNNING), "lb-01": balancer(*BOTH)}, whole=True)
     assert found.ok
     assert {server.agent for server in found.servers} == {None}
+
+
+def test_balancers_that_were_told_different_things_are_told():
+    drained = balancer(server("gpu-01-0", "DRAIN", admin=8), server("gpu-01-1"))
+    found = status(drained, balancer(*BOTH))
+    assert told(found) == [("gpu-01-0", "state is drain on lb-01, ready on lb-02")]
+    assert found.problems[0].remedy == "`fleet drain gpu-01-0` or `fleet ready gpu-01-0`"
+
+
+def test_a_weight_that_differs_is_told_unless_the_agent_is_just_changing_it():
+    assert told(status(asked(WELL, WELL), asked(WELL, WELL, weights="7 10"))) == [
+        ("gpu-01-0", "weight is 10 on lb-01, 7 on lb-02"),
+        ("gpu-01-1", "weight is 10 on lb-01, 7 on lb-02"),
+    ]
+    hot = "UP,L7OK,,L7OK,via agent : up (hot, 93 C)"
+    assert [place for place, _ in told(status(asked(WELL, WELL), asked(hot, hot, weights="5 10")))] == [
+        "gpu-01-0",
+        "gpu-01-1",
+    ]
+
+
+def test_a_weight_of_nothing_is_told():
+    found = status(asked(WELL, WELL, weights="0 10"))
+    assert ("gpu-01-0", "its weight on lb-01 is 0: it takes no jobs") in told(found)

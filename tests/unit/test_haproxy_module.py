@@ -17,6 +17,7 @@ from fleet.model.facts import Answer, Facts
 from fleet.model.host import Host
 from fleet.model.slot import Slot
 from fleet.model.steps import Change, Run, Upload
+from fleet.modules._addresses import ADDRESSES_PROBE
 from fleet.modules._files import file_probe
 from fleet.modules._systemd import unit_probe
 from fleet.modules.base import Context
@@ -98,6 +99,7 @@ def facts(**more) -> Facts:
         PACKAGE_PROBE.key: Answer(0, V26.encode()),
         RUNTIME_PROBE.key: running(config_hash(text())),
         unit_probe("haproxy.service").key: unit(),
+        ADDRESSES_PROBE.key: Answer(0, b"2: eth0    inet 10.0.0.9/24 scope global eth0\n"),
         file_probe(STATE_FILE, "attributes").key: on_disk(deploy.EMPTY_STATE, "600"),
         file_probe(CONFIG_FILE, "content").key: on_disk(text().encode()),
     }
@@ -107,6 +109,7 @@ def facts(**more) -> Facts:
         "package": PACKAGE_PROBE.key,
         "runtime": RUNTIME_PROBE.key,
         "unit": unit_probe("haproxy.service").key,
+        "addresses": ADDRESSES_PROBE.key,
         "state": file_probe(STATE_FILE, "attributes").key,
         "config": file_probe(CONFIG_FILE, "content").key,
         "lua": file_probe(LUA_FILE, "content").key,
@@ -282,9 +285,10 @@ def test_one_host_without_driver_does_not_hold_up_the_others():
 
 
 def test_an_old_haproxy_is_refused():
-    with pytest.raises(TaskError, match=r"2\.4\.22\S* is too old") as refused:
-        plan(package=Answer(0, b"HAProxy version 2.4.22-0ubuntu0 2023/08/14\nsocat\n"))
-    assert refused.value.remedy
+    plan(package=Answer(0, b"HAProxy version 2.4.22-0ubuntu0 2023/08/14\nsocat\n"))
+    with pytest.raises(TaskError, match=r"2\.2\.9\S* is too old: .*HAProxy 2\.4 is the first") as refused:
+        plan(package=Answer(0, b"HAProxy version 2.2.9-2+deb11u6 2023/12/11\nsocat\n"))
+    assert "upgrade" in refused.value.remedy
 
 
 def test_socat_alone_is_installed_too():
@@ -298,6 +302,14 @@ def test_several_balancers_know_each_other():
     assert deploy.SAVE_STATE in script.summary
     assert "+  server lb-02 10.0.0.10:10240" in change.diff
     assert "+  localpeer lb-01" in change.diff
+    assert "+  bind 10.0.0.9:10240" in change.diff
+
+
+def test_a_balancer_behind_an_address_of_another_listens_for_the_others_on_all_of_its_own():
+    other = Host("lb-02", {"ansible_host": "10.0.0.10"}, ("balancer",))
+    elsewhere = Answer(0, b"2: eth0    inet 192.168.0.9/24 scope global eth0\n")
+    _, change = plan(context=ctx(hosts=(LB, other, ONE, TWO)), addresses=elsewhere)
+    assert "+  bind *:10240" in change.diff
 
 
 def test_a_users_template_wins_over_the_shipped(tmp_path):
