@@ -197,7 +197,7 @@ def _environment(name: str, text: str) -> str | None:
 
 
 def checked_servers(slots: Iterable[Slot]) -> list[Server]:
-    """The slots as a template may see them; InputError where one does not fit into a line of configuration."""
+    """The slots as a template may see them; InputError where one does not fit into a configuration."""
     servers: dict[str, Server] = {}
     for slot in slots:
         _require(slot, "name", slot.name)

@@ -138,8 +138,8 @@ def wait(client: DockerClient, host: LabHost, report: Report) -> None:
             raise FleetError(
                 f"the lab host {host.name} ended while booting",
                 output=last_words(container),
-                remedy="Check that the engine may give all capabilities but SYS_RESOURCE to containers, and that "
-                "fs.inotify.max_user_instances suffices: a host takes some six, and 128 are usual.",
+                remedy="Check that the engine may give all capabilities but SYS_RESOURCE to containers, and "
+                "that fs.inotify.max_user_instances suffices: a host takes some six, and 128 are usual.",
             )
         state = _shell(container, "systemctl is-system-running").strip()
         if state in ("running", "degraded") and _greets(host.address, host.port):

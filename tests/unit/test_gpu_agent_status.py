@@ -5,7 +5,7 @@ from fleet.balancer.stats import Admin, ServerState, parse_balancer
 from fleet.model.facts import Answer, Facts
 from fleet.model.host import Host
 from fleet.status import summarise
-from tests.unit.test_status import BOTH, LB, RUNNING, STATE_HEAD, balancer, gpu_host, told
+from tests.unit.test_status import BOTH, LB, RUNNING, STATE_HEAD, balancer, gpu_host, server, told
 from tests.unit.test_status import HOST as GPU
 
 HEAD = "# pxname,svname,scur,status,check_status,last_chk,agent_status,last_agt,\n"
