@@ -70,7 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     session_expire: int = 3600
     retry_after: int = 10
     max_body: int = 100 * 2**20
-    visible_body: int = 128 * 2**10
+    visible_body: int = 2 * 2**20
     maxconn: int | None = None
     socket: str = SOCKET
     state_file: str = STATE_FILE
