@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fleet.cli.lb_open import Opened, open_work, troubles, worse
 from fleet.cli.options import AskSudo, ConnectTimeout, Forks, Inventories, Json, Limit, SshConfig
 from fleet.cli.provision import Check, Diff, Extra, Verbose
 
 if TYPE_CHECKING:
-    from fleet.engine.hostrun import Opener
-    from fleet.engine.run import RunOptions
-    from fleet.errors import ExitCode, FleetError
-    from fleet.inventory import Inventory
-    from fleet.lb.survey import Survey
-    from fleet.lb.work import Work
+    from fleet.errors import FleetError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,20 +31,6 @@ Playbook = Annotated[
         help="Whose balancer tasks. Default: playbooks/provision.yml, else the shipped one.",
     ),
 ]
-
-
-class _Opened(NamedTuple):
-    """What every command of this file needs."""
-
-    work: Work
-    inventory: Inventory
-    opener: Opener
-    options: RunOptions
-
-    def survey(self) -> Survey:
-        from fleet.lb.survey import survey
-
-        return survey(self.work, self.inventory, self.opener, forks=self.options.forks)
 
 
 @app.command()
@@ -75,19 +57,19 @@ def show(
       fleet lb show --limit lb-01 > haproxy.cfg
       fleet lb show --limit lb-01 --running
     """
-    opened = _open(inventory, limit, playbook, extra, forks, ask_sudo, connect_timeout, ssh_config)
+    opened = open_work(inventory, limit, playbook, extra, forks, ask_sudo, connect_timeout, ssh_config)
     if running:
         _show_running(opened, json)
     from fleet.cli.options import print_json
     from fleet.console.lb import show_header, show_trouble, troubles_json
 
     seen = opened.survey()
-    code = _troubles(seen)
+    code = troubles(seen)
     document = {}
     for item in seen.balancers:
         if item.rendered is None:
             assert item.error is not None
-            code = _worse(code, item.error)
+            code = worse(code, item.error)
             document[item.host] = _text_json(item.path, None, None, item.error)
             show_trouble(item.host, item.error)
             continue
@@ -101,7 +83,7 @@ def show(
     raise typer.Exit(int(code))
 
 
-def _show_running(opened: _Opened, json: bool) -> None:
+def _show_running(opened: Opened, json: bool) -> None:
     """`lb show --running`; ends the command."""
     from fleet.cli.options import print_json
     from fleet.console.lb import show_header, show_trouble, show_warning
@@ -118,7 +100,7 @@ def _show_running(opened: _Opened, json: bool) -> None:
         if not isinstance(now, FleetError) and now.deployed is None:
             now = TaskError(f"{path} is not there", remedy="`fleet lb push` or `fleet provision` makes it")
         if isinstance(now, FleetError):
-            code = _worse(code, now)
+            code = worse(code, now)
             document[name] = _text_json(path, None, None, now)
             show_trouble(name, now)
             continue
@@ -160,13 +142,13 @@ def diff(
     from fleet.errors import ExitCode
     from fleet.lb.diff import difference
 
-    opened = _open(inventory, limit, playbook, extra, forks, ask_sudo, connect_timeout, ssh_config)
+    opened = open_work(inventory, limit, playbook, extra, forks, ask_sudo, connect_timeout, ssh_config)
     seen = opened.survey()
-    code = _troubles(seen)
+    code = troubles(seen)
     differs, document = False, {}
     for item in seen.balancers:
         if item.error is not None:
-            code = _worse(code, item.error)
+            code = worse(code, item.error)
             document[item.host] = _failed_json(item.error)
             show_trouble(item.host, item.error)
             continue
@@ -204,15 +186,15 @@ def check(
     from fleet.console.lb import show_verdict, troubles_json, verdict_json
     from fleet.lb.check import verdicts
 
-    opened = _open(inventory, limit, playbook, extra, forks, ask_sudo, connect_timeout, ssh_config)
+    opened = open_work(inventory, limit, playbook, extra, forks, ask_sudo, connect_timeout, ssh_config)
     seen = opened.survey()
-    code = _troubles(seen)
+    code = troubles(seen)
     document = {}
     for verdict in verdicts(seen, opened.opener, forks=opened.options.forks):
         if verdict.error is not None:
-            code = _worse(code, verdict.error)
+            code = worse(code, verdict.error)
         elif not verdict.accepted:
-            code = _worse(code, None)
+            code = worse(code, None)
         document[verdict.host] = verdict_json(verdict)
         if not json:
             show_verdict(verdict)
@@ -247,7 +229,7 @@ def push(
     from fleet.console.run import RunView, run_json
     from fleet.lb.push import push as bring
 
-    opened = _open(inventory, limit, playbook, extra, forks, ask_sudo, connect_timeout, ssh_config, check)
+    opened = open_work(inventory, limit, playbook, extra, forks, ask_sudo, connect_timeout, ssh_config, check)
     seen = opened.survey()
     view = RunView(check=check, diff=diff, verbose=verbose, quiet=json)
     with view:
@@ -261,57 +243,6 @@ def push(
     else:
         show_outcomes(pushed.outcomes, check=check)
     raise typer.Exit(int(code))
-
-
-def _open(
-    inventory: list[Path] | None,
-    limit: str,
-    playbook: Path | None,
-    extra: list[str] | None,
-    forks: int,
-    ask_sudo: bool,
-    connect_timeout: float,
-    ssh_config: Path | None,
-    check: bool = False,
-) -> _Opened:
-    """The balancers' work and how to reach its hosts. Raises InputError before any host is touched."""
-    from fleet.cli.options import open_inventory, refuse_examples, ssh_settings
-    from fleet.engine.connect import opener
-    from fleet.engine.run import RunOptions
-    from fleet.inventory import extra_variables, with_extra
-    from fleet.lb.work import balancer_work
-    from fleet.modules.registry import MODULES
-    from fleet.playbook.load import load_playbook
-    from fleet.provision.playbook import provision_playbook
-
-    variables = extra_variables(tuple(extra or ()))
-    loaded = with_extra(open_inventory(inventory), variables)
-    refuse_examples(loaded)
-    options = RunOptions(check=check, forks=forks, limit=limit, extra=variables)
-    book = load_playbook(playbook or provision_playbook(Path.cwd()), MODULES)
-    work = balancer_work(book, loaded, options)
-    return _Opened(work, loaded, opener(loaded, ssh_settings(ask_sudo, connect_timeout, ssh_config)), options)
-
-
-def _troubles(seen: Survey) -> ExitCode:
-    """GPU hosts that could not be looked at, told on stderr; the exit code they deserve."""
-    from fleet.console.lb import show_trouble
-    from fleet.errors import ExitCode
-
-    code = ExitCode.DONE
-    for name, error in seen.troubles.items():
-        show_trouble(name, error, "its servers are left as each balancer has them")
-        code = _worse(code, error)
-    return code
-
-
-def _worse(code: ExitCode, error: FleetError | None) -> ExitCode:
-    """The worse of two: a failure, invalid input, an unreachable host, done. No error is a plain failure."""
-    from fleet.errors import ExitCode
-
-    order = (ExitCode.DONE, ExitCode.UNREACHABLE, ExitCode.INVALID, ExitCode.HOST_FAILED)
-    other = error.exit_code if error is not None and error.exit_code in order else ExitCode.HOST_FAILED
-    return max(code, other, key=order.index)
 
 
 def _text_json(
