@@ -7,7 +7,7 @@ PYTEST := $(BIN)/pytest
 export UV_SYSTEM_CERTS := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test test-unit test-lab lint format lab-up lab-down bench clean
+.PHONY: help setup setup-test demo test test-unit test-lab lint format lab-up lab-down soak bench clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -54,6 +54,11 @@ test: setup-test ## Everything: lint, fast tests, lab tests
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory test-unit
 	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/lab
+
+soak: setup-test ## The balancer's acceptance at full length (half an hour); writes docs/soak.md
+	@mkdir -p build && rm -f build/soak.jsonl
+	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" FLEET_SOAK=1 FLEET_SOAK_RESULTS="$(CURDIR)/build/soak.jsonl" \
+	  $(PYTEST) -m soak tests/lab; code=$$?; $(BIN)/python -m tests.lab.soak build/soak.jsonl docs/soak.md; exit $$code
 
 bench: setup-test ## Measure against the peers (docs/benchmarks.md)
 	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python bench/converge.py

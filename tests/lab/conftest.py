@@ -16,7 +16,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # Two balancers that share sessions, as different as fleet supports: HAProxy 3.0 and 2.6.
 SHAPE = ("--gpu-hosts", "2", "--gpus", "2", "--balancers", "2", "--debian-of", "lb-02=12")
-NAME = os.environ.get("FLEET_TEST_LAB", "test")
+SOAK = bool(os.environ.get("FLEET_SOAK"))
+NAME = os.environ.get("FLEET_TEST_LAB", "soak" if SOAK else "test")
+# Jobs of the soak are short, since there are thousands of them.
+PROVISION = ("-e", 'slot_env={"FLEET_LAB_JOB_SECONDS": "0.1"}') if SOAK else ()
 KEEP = bool(os.environ.get("FLEET_TEST_KEEP"))
 
 
@@ -114,7 +117,7 @@ def bare_lab() -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def lab(bare_lab: Lab) -> Lab:
     """The lab, provisioned."""
-    done = bare_lab.fleet("provision", "--json")
+    done = bare_lab.fleet("provision", "--json", *PROVISION)
     assert done.code == 0, done.out + done.err
     return bare_lab
 

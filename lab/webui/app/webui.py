@@ -5,8 +5,10 @@ variables make it fail in the ways a real one can; docs/lab.md lists them.
 """
 
 import os
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import gradio as gr
 
@@ -54,13 +56,22 @@ def translate(text: str, target_language: str) -> str:
     return answer[::-1] + "?" if WRONG else answer
 
 
+def document(path: str, target_language: str) -> str:
+    """One job on a file that was uploaded: a file to download, made of it line by line."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    answer = Path(tempfile.mkdtemp()) / Path(path).name
+    answer.write_text("".join(f"[{target_language}] {line}\n" for line in lines), encoding="utf-8")
+    time.sleep(JOB_SECONDS)
+    return str(answer)
+
+
 def version() -> str:
     """Which version of the image answers."""
     return VERSION
 
 
 def page() -> gr.Blocks:
-    """The page and its two endpoints, /translate and /version."""
+    """The page and its endpoints: /translate, /version and /document."""
     with gr.Blocks(title=f"Hunyuan-MT {VERSION}", analytics_enabled=False) as blocks:
         gr.Markdown(f"# Hunyuan-MT\nVersion {VERSION}")
         with gr.Row():
@@ -70,6 +81,11 @@ def page() -> gr.Blocks:
         button = gr.Button("Translate", variant="primary")
         button.click(translate, [text, language], translation, api_name="translate", concurrency_limit=1)
         gr.api(version, api_name="version")
+        with gr.Row():
+            sent = gr.File(label="Document")
+            done = gr.File(label="Document in the other language")
+        send = gr.Button("Send the document")
+        send.click(document, [sent, language], done, api_name="document", concurrency_limit=1)
     return blocks
 
 
