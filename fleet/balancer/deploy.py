@@ -155,13 +155,21 @@ apply || { tell >&2; exit 1; }
 """
 )
 
-# HAProxy's own check does not try the ports, and a reload onto one that is taken stops the service a while.
+# HAProxy's own check does not try addresses and ports, and a reload onto one that it cannot have stops the
+# service a while.
 _DEPLOY = (
     _COMMON
     + """\
 for port in $(sed -n 's/^ *bind [^ ]*:\\([0-9][0-9]*\\)\\( .*\\)*$/\\1/p' "$config.new"); do
   taken=$(ss -Hltnp "sport = :$port" 2>/dev/null | grep -v '"haproxy"')
   [ -z "$taken" ] || { printf 'port %s is taken by another program:\\n%s\\n' "$port" "$taken" >&2; exit 1; }
+done
+nonlocal=$(cat /proc/sys/net/ipv4/ip_nonlocal_bind 2>/dev/null)
+numeric='s/^ *bind \\[*\\([0-9a-fA-F.:]*[0-9a-fA-F]\\)\\]*:[0-9][0-9]*\\( .*\\)*$/\\1/p'
+for address in $(sed -n "$numeric" "$config.new"); do
+  case $nonlocal/$address in 1/* | */0.0.0.0) continue ;; */*.*.*.* | */*:*) ;; *) continue ;; esac
+  ip route get "$address" 2>/dev/null | grep -q '^local' && continue
+  echo "$address, on which HAProxy is to listen, is no address of this host" >&2; exit 1
 done
 rm -f "$config.old"
 [ ! -e "$config" ] || cp -p "$config" "$config.old" || exit 1

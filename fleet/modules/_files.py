@@ -16,8 +16,9 @@ from fleet.model.facts import Facts, Probe
 from fleet.model.steps import Change, Run, Step, Upload
 from fleet.modules.base import Context
 
-Depth = Literal["attributes", "hash", "content"]
-"""How closely a file is looked at. Secrets are compared by hash, so that they never leave the host."""
+Depth = Literal["attributes", "hash", "content", "whole"]
+"""How closely a file is looked at. Secrets are compared by hash, so that they never leave the host; `whole`
+is the content of a file of any size."""
 
 CONTENT_LIMIT = 131_072
 """Larger files are compared by hash: their diff would not be read, and the look stays small."""
@@ -111,6 +112,8 @@ def file_probe(path: str, depth: Depth) -> Probe:
     ]
     if depth == "hash":
         lines.append('*"|regular"*) sha256sum <"$p" ;;')
+    elif depth == "whole":
+        lines.append('*"|regular file") cat -- "$p" ;;')
     elif depth == "content":
         lines += [
             '*"|regular empty file") ;;',
@@ -141,7 +144,7 @@ def file_state(path: str, depth: Depth, facts: Facts, ctx: Context) -> FileState
         target = body.decode("utf-8", "surrogateescape")
     elif depth == "hash" or (depth == "content" and int(size) > CONTENT_LIMIT):
         sha256 = body.decode("ascii", "replace").split(" ")[0]
-    elif depth == "content":
+    elif depth in ("content", "whole"):
         content = body
     return FileState(kind, mode, owner, group, uid, gid, int(size), float(mtime), target, content, sha256)
 

@@ -103,7 +103,8 @@ class Haproxy:
             file_probe(STATE_FILE, "attributes"),
             *((KEYS_PROBE,) if gateway and gateway.keys else ()),
             *((file_probe(CERTIFICATE_FILE, "hash"),) if gateway and gateway.certificate else ()),
-            *(file_probe(path, "content") for path in (CONFIG_FILE, *files)),
+            file_probe(CONFIG_FILE, "whole"),
+            *(file_probe(path, "content") for path in files),
         )
 
     def plan(self, args: HaproxyArgs, facts: Facts, ctx: Context) -> Sequence[Change]:
@@ -113,7 +114,7 @@ class Haproxy:
         if package is None or not package.socat:
             steps = (apt_get("install", 3600, "--no-install-recommends", "--", *PACKAGES),)
             changes.append(Change(f"install {' and '.join(PACKAGES)}", steps=steps))
-        deployed = file_state(CONFIG_FILE, "content", facts, ctx)
+        deployed = file_state(CONFIG_FILE, "whole", facts, ctx)
         tls = certificate(args.gateway, ctx) if args.gateway else None
         settings = self._settings(args, facts, ctx, chosen_profile(args, ctx, _text(deployed)), hash_of(tls))
         if package is not None:
@@ -239,7 +240,7 @@ def _not_in_use(
         found = file_state(file.path, "content", facts, ctx)
         if file.path == LUA_FILE and (not found.same_content(file.content) or _newer(found, state)):
             return f"reload {UNIT}: {LUA_FILE} is newer than what it runs"
-    if _newer(file_state(CONFIG_FILE, "content", facts, ctx), state):
+    if _newer(file_state(CONFIG_FILE, "whole", facts, ctx), state):
         return f"reload {UNIT}: {CONFIG_FILE} is newer than what it runs"
     return None
 

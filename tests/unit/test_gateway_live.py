@@ -265,7 +265,7 @@ def test_jobs_at_once_are_limited_for_each_key(tmp_path, app):
         assert job(200) == 200
 
 
-@pytest.mark.parametrize("limit", [50])
+@pytest.mark.parametrize("limit", [25])
 def test_a_rate_holds_within_five_percent(tmp_path, app, limit):
     """Steady, from more clients than the limit lets through; the first second may pass a full period's worth."""
     with gateway(tmp_path, app, address_requests=Rate(limit, 1)) as balancer:

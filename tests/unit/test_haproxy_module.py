@@ -101,7 +101,7 @@ def facts(**more) -> Facts:
         unit_probe("haproxy.service").key: unit(),
         ADDRESSES_PROBE.key: Answer(0, b"2: eth0    inet 10.0.0.9/24 scope global eth0\n"),
         file_probe(STATE_FILE, "attributes").key: on_disk(deploy.EMPTY_STATE, "600"),
-        file_probe(CONFIG_FILE, "content").key: on_disk(text().encode()),
+        file_probe(CONFIG_FILE, "whole").key: on_disk(text().encode()),
     }
     for file in deploy.support_files(HaproxyArgs().settings()):
         settled[file_probe(file.path, "content").key] = on_disk(file.content, file.mode[1:])
@@ -111,7 +111,7 @@ def facts(**more) -> Facts:
         "unit": unit_probe("haproxy.service").key,
         "addresses": ADDRESSES_PROBE.key,
         "state": file_probe(STATE_FILE, "attributes").key,
-        "config": file_probe(CONFIG_FILE, "content").key,
+        "config": file_probe(CONFIG_FILE, "whole").key,
         "lua": file_probe(LUA_FILE, "content").key,
         "unit_file": file_probe(deploy.UNIT_FILE, "content").key,
         "script": file_probe(deploy.SAVE_STATE, "content").key,
@@ -334,3 +334,15 @@ def test_without_affinity_no_lua_is_needed():
 def test_wrong_arguments_are_refused(bad):
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(bad, HaproxyArgs)
+
+
+def test_a_configuration_of_many_slots_settles():
+    """Beyond 128 KiB other files are compared by hash; this one is read for the servers it has."""
+    many = {f"gpu-{n:03d}": gpus(*range(8)) for n in range(120)}
+    hosts = (LB, *(Host(name, {"ansible_host": f"10.1.0.{n}"}, ("gpu",)) for n, name in enumerate(many)))
+    first = plan(context=ctx(many, hosts), config=on_disk(None))
+    wanted = first[-1].steps[0].content
+    assert len(wanted) > 131_072
+    settled = {"config": on_disk(wanted), "runtime": running(config_hash(wanted.decode()))}
+    assert plan(context=ctx(many, hosts), **settled) == []
+    assert plan(context=ctx({}, hosts), **settled) == []
