@@ -21,7 +21,6 @@ KEYWORDS: Mapping[str, Version] = {
     # What the shipped template uses.
     "prometheus-exporter": (2, 0),
     "retry-on": (2, 0),
-    "disable-l7-retry": (2, 0),
     "http_auth_pass": (2, 1),
     "sha2": (2, 1),
     "localpeer": (2, 2),
@@ -97,7 +96,7 @@ class Missing:
 
 FEATURES: tuple[Feature, ...] = (
     Feature("statistics for Prometheus", ("prometheus-exporter",), lambda s: True),
-    Feature("repeating only what may be repeated", ("retry-on", "disable-l7-retry"), lambda s: True),
+    Feature("repeating only what may be repeated", ("retry-on",), lambda s: True),
     Feature("sessions that survive a reload", ("localpeer",), lambda s: s.affinity != "none"),
     Feature("answering by itself where no slot is free", ("http-error",), lambda s: True),
     Feature(
