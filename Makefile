@@ -64,6 +64,7 @@ bench: setup-test ## Measure against the peers (docs/benchmarks.md)
 	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python bench/converge.py
 	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python bench/fanout.py
 	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/balancer.py
 
 clean: ## Remove what this Makefile made
 	rm -rf .venv .venvs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
