@@ -14,8 +14,9 @@ import re
 import string
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
@@ -36,7 +37,12 @@ def expected(text: str, language: str = LANGUAGE) -> str:
 
 
 class JobError(Exception):
-    """A job that did not come back as it should; the text begins with the stage it ended in."""
+    """A job that did not come back as it should; the text begins with the stage it ended in.
+
+    `slot` is where it was, as far as the client was told.
+    """
+
+    slot = ""
 
 
 class RefusedError(JobError):
@@ -48,33 +54,39 @@ class RefusedError(JobError):
         self.retry_after = answer.headers.get("Retry-After")
 
 
+@dataclass(frozen=True)
+class Failure:
+    """One failed job: why, where (empty: not known), and from when to when on the monotonic clock (seconds)."""
+
+    reason: str
+    slot: str
+    began: float
+    ended: float
+
+
 @dataclass
 class Tally:
     """What became of some jobs: how long the good ones took (seconds), and why the others failed."""
 
     seconds: list[float] = field(default_factory=list)
-    failures: Counter[str] = field(default_factory=Counter)
+    failed: list[Failure] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
     slots: Counter[str] = field(default_factory=Counter)
-    began: float = field(default_factory=time.time)
 
     @property
     def jobs(self) -> int:
-        return len(self.seconds) + self.failed + len(self.refused)
-
-    @property
-    def failed(self) -> int:
-        return sum(self.failures.values())
+        return len(self.seconds) + len(self.failed) + len(self.refused)
 
     def add(self, other: Tally) -> None:
         self.seconds += other.seconds
-        self.failures += other.failures
+        self.failed += other.failed
         self.refused += other.refused
         self.slots += other.slots
 
     def __str__(self) -> str:
-        worst = "; ".join(f"{count} x {reason}" for reason, count in self.failures.most_common(4))
-        return f"{self.failed} of {self.jobs} jobs failed" + (f": {worst}" if worst else "")
+        reasons = Counter(failure.reason for failure in self.failed).most_common(4)
+        worst = "; ".join(f"{count} x {reason}" for reason, count in reasons)
+        return f"{len(self.failed)} of {self.jobs} jobs failed" + (f": {worst}" if worst else "")
 
 
 @cache
@@ -99,7 +111,6 @@ class Browser:
             headers=headers,
         )
         self.cookies = cookies
-        self.last_slot = ""
 
     async def __aenter__(self) -> Browser:
         return self
@@ -107,14 +118,14 @@ class Browser:
     async def __aexit__(self, *_: object) -> None:
         await self.http.aclose()
 
-    def page(self) -> Page:
-        return Page(self)
+    def page(self, other: Browser | None = None) -> Page:
+        """A tab; with `other`, its events come by that one's connections, to another balancer perhaps."""
+        return Page(self, other or self)
 
     async def post(self, stage: str, path: str, **more: Any) -> httpx.Response:
         """A POST that must be answered with 200; a refusal (429, 503) is told from a failure."""
         self.forget()
         answer = await self.http.post(path, **more)
-        self.learn(answer)
         if answer.status_code in (429, 503):
             raise RefusedError(stage, answer)
         if answer.status_code != 200:
@@ -124,7 +135,6 @@ class Browser:
     async def get(self, stage: str, path: str, **more: Any) -> httpx.Response:
         self.forget()
         answer = await self.http.get(path, **more)
-        self.learn(answer)
         if answer.status_code != 200:
             raise JobError(f"{stage}: {answer.status_code} {answer.text[:80]!r}")
         return answer
@@ -133,24 +143,17 @@ class Browser:
         if not self.cookies:
             self.http.cookies.clear()
 
-    def learn(self, answer: httpx.Response) -> None:
-        """Which slot answered, where the balancer says so: the cookie it gives names the slot."""
-        if found := re.search(rf"\b{COOKIE}=([^;]*)", answer.headers.get("Set-Cookie", "")):
-            self.last_slot = found[1]
-        else:
-            self.last_slot = self.http.cookies.get(COOKIE, "")
-
     async def call(self, text: str) -> str:
         """One job over the two plain requests that need no client library; the slot it was on."""
         body = {"data": [text, LANGUAGE]}
         asked = await self.post("call", f"{API}/call/translate", json=body)
-        slot = self.last_slot
-        event = asked.json()["event_id"]
-        events = (await self.get("events of a call", f"{API}/call/translate/{event}")).text
-        if "event: complete\ndata: " not in events:
-            raise JobError(f"events of a call: no end in {events[-120:]!r}")
-        answer = json.loads(events.split("event: complete\ndata: ")[1].splitlines()[0])
-        _same("events of a call", answer, [expected(text)])
+        with on(slot := slot_of(asked)):
+            event = asked.json()["event_id"]
+            events = (await self.get("events of a call", f"{API}/call/translate/{event}")).text
+            if "event: complete\ndata: " not in events:
+                raise JobError(f"events of a call: no end in {events[-120:]!r}")
+            answer = json.loads(events.split("event: complete\ndata: ")[1].splitlines()[0])
+            _same("events of a call", answer, [expected(text)])
         return slot
 
     async def document(self, number: int) -> str:
@@ -176,12 +179,13 @@ class Browser:
 class Page:
     """One tab: a session of its own, whose jobs may overlap, and one stream for the events of all of them."""
 
-    def __init__(self, browser: Browser) -> None:
-        self.browser = browser
+    def __init__(self, browser: Browser, events_by: Browser) -> None:
+        self.browser, self.events_by = browser, events_by
         self.session = "".join(random.choices(string.ascii_lowercase + string.digits, k=11))
         self._waiting: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._early: dict[str, dict[str, Any]] = {}
         self._stream: asyncio.Task[None] | None = None
+        self._slot = ""
 
     async def translate(self, text: str) -> str:
         """One job by the page's button; the slot it was on (empty where a cookie does not tell)."""
@@ -198,21 +202,23 @@ class Page:
             "session_hash": self.session,
         }
         asked = await self.browser.post("join", f"{API}/queue/join", json=body)
-        slot = self.browser.last_slot
+        # Without a new cookie the job went where the session's jobs are.
+        self._slot = slot = slot_of(asked) or self._slot
         event: str = asked.json()["event_id"]
         done: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[event] = done
         if event in self._early:
             done.set_result(self._early.pop(event))
         self._read()
-        try:
-            message = await asyncio.wait_for(done, DEADLINE)
-        except TimeoutError:
-            raise JobError(f"answer: none within {DEADLINE:.0f} s") from None
-        finally:
-            self._waiting.pop(event, None)
-        if message["msg"] != "process_completed" or not message["success"]:
-            raise JobError(f"answer: {json.dumps(message)[:160]}")
+        with on(slot):
+            try:
+                message = await asyncio.wait_for(done, DEADLINE)
+            except TimeoutError:
+                raise JobError(f"answer: none within {DEADLINE:.0f} s") from None
+            finally:
+                self._waiting.pop(event, None)
+            if message["msg"] != "process_completed" or not message["success"]:
+                raise JobError(f"answer: {_told(message)}")
         return message["output"]["data"], slot
 
     def _read(self) -> None:
@@ -231,9 +237,9 @@ class Page:
                     done.set_exception(failure)
 
     async def _one_stream(self) -> None:
-        self.browser.forget()
+        self.events_by.forget()
         where = f"{API}/queue/data"
-        async with self.browser.http.stream("GET", where, params={"session_hash": self.session}) as answer:
+        async with self.events_by.http.stream("GET", where, params={"session_hash": self.session}) as answer:
             if answer.status_code != 200:
                 text = (await answer.aread())[:80]
                 raise JobError(f"stream: {answer.status_code} {text!r}")
@@ -317,14 +323,32 @@ async def one(job: Awaitable[str | None], tally: Tally) -> None:
         slot = await job
     except RefusedError as error:
         tally.refused.append(time.monotonic() - began)
-        tally.failures["refused without Retry-After"] += error.retry_after is None
+        if error.retry_after is None:
+            tally.failed.append(Failure("refused without Retry-After", "", began, time.monotonic()))
     except Exception as error:
-        text = str(error) if isinstance(error, JobError) else _name(error)
-        tally.failures[text] += 1
+        text = str(error) if isinstance(error, JobError | AssertionError) else _name(error)
+        tally.failed.append(Failure(text, getattr(error, "slot", ""), began, time.monotonic()))
     else:
         tally.seconds.append(time.monotonic() - began)
         if slot:
             tally.slots[slot] += 1
+
+
+def slot_of(answer: httpx.Response) -> str:
+    """Which slot answered, where the balancer gives its cookie, which names the slot; else empty."""
+    found = re.search(rf"\b{COOKIE}=([^;]*)", answer.headers.get("Set-Cookie", ""))
+    return found[1] if found else ""
+
+
+@contextmanager
+def on(slot: str) -> Iterator[None]:
+    """A failure in here tells the slot."""
+    try:
+        yield
+    except (JobError, httpx.HTTPError) as error:
+        failure = error if isinstance(error, JobError) else JobError(_name(error))
+        failure.slot = slot
+        raise failure from error
 
 
 def in_thread(work: Callable[[], Awaitable[T]]) -> T:
@@ -368,6 +392,11 @@ def spread(counts: Mapping[str, int], weights: Mapping[str, float]) -> float:
 def _same(stage: str, found: object, wanted: object) -> None:
     if found != wanted:
         raise JobError(f"{stage}: {str(found)[:80]!r} instead of {str(wanted)[:80]!r}")
+
+
+def _told(message: Mapping[str, Any]) -> str:
+    """What an event says of a failure, without the names that differ from job to job."""
+    return json.dumps({key: value for key, value in message.items() if key != "event_id"})[:120]
 
 
 def _name(error: Exception) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import statistics
 import sys
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,13 @@ def record(case: str, balancer: str, tally: Tally, spread: float | None, note: s
         "case": case,
         "balancer": balancer,
         "jobs": tally.jobs,
-        "failed": tally.failed,
+        "failed": len(tally.failed),
         "refused": len(tally.refused),
         "spread": spread,
         "median": statistics.median(waited) if waited else None,
         "p99": waited[int(len(waited) * 0.99)] if waited else None,
         "note": note,
-        "failures": dict(tally.failures),
+        "reasons": dict(Counter(failure.reason for failure in tally.failed)),
     }
     with Path(path).open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")

@@ -84,6 +84,22 @@ async def tabs_that_share_a_cookie(url: str, jobs: int) -> Tally:
             await browser.__aexit__()
 
 
+async def long_and_short_texts_at_once(url: str, jobs: int) -> Tally:
+    """Tabs with long texts beside tabs with short ones, and sessions with both at the same time."""
+    browsers = [Browser(url) for _ in range(4)]
+    pages = [browser.page() for browser in browsers for _ in range(2)]
+    try:
+        mixed = await _by_turns(pages[:4], jobs // 2, 2, lambda number: "x" + "a" * (number % 3 * 200_000))
+        long = _by_turns(pages[4::2], jobs // 4, 1, lambda number: f"long {number} " + "a" * 400_000)
+        short = _by_turns(pages[5::2], jobs - jobs // 2 - jobs // 4, 1)
+        for tally in await asyncio.gather(long, short):
+            mixed.add(tally)
+        return mixed
+    finally:
+        for browser in browsers:
+            await browser.__aexit__()
+
+
 def bodies_of(size: int) -> Case:
     async def case(url: str, jobs: int) -> Tally:
         """Eight browsers at a time, with four texts of this size each."""
@@ -135,6 +151,7 @@ CASES: dict[str, Case] = {
     "bodies of 20 KB": bodies_of(20_000),
     "bodies of 100 KB": bodies_of(100_000),
     "bodies of 1 MB": bodies_of(1_000_000),
+    "long and short texts at once": long_and_short_texts_at_once,
     "calls without cookies": calls_without_cookies,
     "uploads and downloads": uploads_and_downloads,
     "documents": documents,
@@ -268,6 +285,23 @@ def test_no_job_fails(lab: Lab, balancer: str, case: str) -> None:
     if far is not None:
         assert counts.total() == tally.jobs
         assert far <= FARTHEST, f"{far:.0%} off: {counts} for {weights}"
+
+
+def test_sessions_whose_requests_come_by_both_balancers(lab: Lab, balancer: str) -> None:
+    """A job is asked for here, and its events there, as when one balancer takes the other's address over."""
+    other = next((url for name, url in lab.urls.items() if name != balancer), None)
+    if other is None:
+        pytest.skip("this lab has one balancer")
+
+    async def jobs() -> Tally:
+        async with Browser(lab.urls[balancer], cookies=False) as here, Browser(other, cookies=False) as there:
+            pages = [here.page(there) for _ in range(8)]
+            return await _by_turns(pages, JOBS, 1)
+
+    tally = in_thread(jobs)
+    soak.record("events by the other balancer", balancer, tally, None)
+    assert tally.jobs >= JOBS
+    assert not tally.failed, str(tally)
 
 
 def test_two_tabs_of_a_real_browser(lab: Lab, balancer: str, chromium: Any) -> None:
