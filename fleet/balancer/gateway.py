@@ -12,6 +12,8 @@ import msgspec
 from fleet.balancer.paths import CERTIFICATE_FILE, KEYS_FILE
 
 _RATE = re.compile(r"\s*([0-9]{1,9})\s*/\s*(second|minute|hour)\s*")
+# Python reads more: what follows a % may be anything, and HAProxy reads the mask /0.0.0.255 otherwise.
+_NETWORK = re.compile(r"[0-9A-Fa-f.:]+(/[0-9]{1,3})?")
 _PERIODS = {"second": 1, "minute": 60, "hour": 3600}
 
 
@@ -114,6 +116,8 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
 
 def check_network(text: str, what: str) -> None:
     """Raise ValueError unless `text` is an address or a network such as 10.0.0.0/8."""
+    if not _NETWORK.fullmatch(text):
+        raise ValueError(f"gateway: {what}: {text!r} is no address and no network such as 10.0.0.0/8")
     try:
         ipaddress.ip_network(text)
     except ValueError as error:

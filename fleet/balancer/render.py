@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Literal
 from zlib import crc32
@@ -24,8 +25,8 @@ from fleet.playbook.templating import render_file
 Affinity = Literal["job", "session", "none"]
 Profile = Literal["gradio", "openai", "http"]
 
-# Written into the text before the hash of the text is known.
-_UNKNOWN_HASH = "0" * 16
+# Written into the text before the hash of the text is known; no name or address can be this.
+_UNKNOWN_HASH = "<config_hash>"
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 _BIND = re.compile(r"(\*|\[?[A-Za-z0-9_.:-]+\]?)?:[0-9]{1,5}")
@@ -104,6 +105,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for key, pattern in _PATTERNS.items():
             _check(key, getattr(self, key), pattern)
+            if pattern is _BIND:
+                _check_port(key, getattr(self, key))
         for key, (low, high) in _RANGES.items():
             value = getattr(self, key)
             if value is not None and not low <= value <= high:
@@ -203,9 +206,13 @@ def checked_servers(slots: Iterable[Slot]) -> list[Server]:
         _require(slot, "name", slot.name)
         _require(slot, "address", slot.address)
         if not 1 <= slot.port <= 65535:
-            raise InputError(f"slot {slot.name}: port {slot.port} is not from 1 to 65535")
+            raise InputError(
+                f"slot {slot.name}: port {slot.port} is not from 1 to 65535", remedy="correct slot_port_base"
+            )
         if not 1 <= slot.weight <= 256:
-            raise InputError(f"slot {slot.name}: weight {slot.weight} is not from 1 to 256")
+            raise InputError(
+                f"slot {slot.name}: weight {slot.weight} is not from 1 to 256", remedy="correct its weight"
+            )
         if slot.name in servers:
             raise InputError(
                 f"two slots are named {slot.name}",
@@ -217,11 +224,24 @@ def checked_servers(slots: Iterable[Slot]) -> list[Server]:
 
 
 def _require(slot: Slot, what: str, value: str) -> None:
-    if not _NAME.fullmatch(value):
+    if not _NAME.fullmatch(value) or (what == "address" and ":" in value and not _is_ipv6(value)):
         raise InputError(
             f"host {slot.host!r}: {what} {value!r} cannot stand in HAProxy's configuration",
-            remedy="use letters, digits and _ . : - only (fleet_address sets the address)",
+            remedy="use letters, digits and _ . : - only (fleet_address sets the address, without a port)",
         )
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_port(key: str, value: str) -> None:
+    if not 1 <= int(value.rpartition(":")[2]) <= 65535:
+        raise ValueError(f"{key} is {value!r}; its port must be from 1 to 65535")
 
 
 def _check(key: str, value: str, pattern: re.Pattern[str]) -> None:
