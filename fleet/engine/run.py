@@ -102,16 +102,13 @@ def run(
     try:
         observed = {name: pool.submit(runs[name].observe) for name in names}
         threading.Thread(target=_after, args=(list(observed.values()), looked.set), daemon=True).start()
-        for number, item in enumerate(work):
+        for item in work:
             if stop.is_set():
                 break
             if not item.tasks:
                 continue
             listen(PlayStarted(item.play.name, tuple(item.tasks)))
-            futures = [
-                pool.submit(_work, runs[name], item, fleet, observed[name] if number == 0 else None)
-                for name in item.tasks
-            ]
+            futures = [pool.submit(_work, runs[name], item, fleet, observed[name]) for name in item.tasks]
             _drain([*futures, *observed.values()], stop, listen)
         _drain([pool.submit(each.close) for each in runs.values()], stop, listen)
     finally:
@@ -125,11 +122,10 @@ def run(
 
 
 def _work(
-    host: HostRun, item: PlayWork, fleet: Callable[[], Mapping[str, Facts]], first: Future[None] | None
+    host: HostRun, item: PlayWork, fleet: Callable[[], Mapping[str, Facts]], observed: Future[None]
 ) -> None:
     """One play on one host. Observations stand before all work in the pool's queue, so waiting is safe."""
-    if first is not None:
-        first.result()
+    observed.result()
     if host.alive:
         name = host.result.host
         host.work(item.tasks[name], item.handlers[name], fleet)

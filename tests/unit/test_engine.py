@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -171,6 +172,25 @@ def test_an_unreachable_host_is_a_result_and_the_others_finish(fleet):
     result = fleet.run(lines(fleet, "x"))
     assert {name: host.status for name, host in result.hosts.items()} == {"a": "unreachable", "b": "changed"}
     assert result.exit_code == ExitCode.UNREACHABLE
+
+
+def test_a_slow_host_is_waited_for_also_where_the_first_play_has_no_host(fleet, monkeypatch):
+    """As with --limit: the first play that has work is then not the first of the playbook."""
+    opened = fleet.open
+
+    def slowly(name):
+        if name == "a":
+            time.sleep(0.3)
+            raise UnreachableError("a: no route", remedy="start it")
+        return opened(name)
+
+    monkeypatch.setattr(fleet, "open", slowly)
+    task = f"{{line: {{path: {fleet.folder}/f, line: x}}}}"
+    book = f"- {{hosts: c, tasks: [{task}]}}\n- {{hosts: a:b, tasks: [{task}]}}\n"
+    result = fleet.run(book, hosts="{a: {}, b: {}, c: {}}", limit="a:b")
+    assert result.hosts["a"].status == "unreachable"
+    assert not result.hosts["a"].tasks
+    assert result.hosts["b"].status == "changed"
 
 
 def test_a_host_that_dies_in_the_middle_is_unreachable_and_the_others_finish(fleet):
