@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -46,6 +47,8 @@ exit $rc
 )
 
 _NO_DEVICES = re.compile(r"^No devices (were )?found", re.IGNORECASE | re.MULTILINE)
+_INDEX = re.compile("[0-9]{1,4}")
+_PID = re.compile("[0-9]{1,10}")
 _CONTAINER = re.compile(r"\b([0-9a-f]{64})\b")
 
 
@@ -87,7 +90,7 @@ def parse_gpu_processes(answer: Answer) -> tuple[GpuProcess, ...] | None:
     for line in answer.text.splitlines():
         app, _, cgroup = line.partition("\t")
         parts = [part.strip() for part in app.split(",", 3)]
-        if len(parts) < 4 or not parts[1].isdigit():
+        if len(parts) < 4 or not _PID.fullmatch(parts[1]):
             continue
         container = _CONTAINER.search(cgroup)
         processes.append(
@@ -104,7 +107,7 @@ def parse_gpu_processes(answer: Answer) -> tuple[GpuProcess, ...] | None:
 
 def _gpu(line: str) -> Gpu | None:
     parts = [part.strip() for part in line.split(",")]
-    if len(parts) < len(_FIELDS) or not parts[0].isdigit():
+    if len(parts) < len(_FIELDS) or not _INDEX.fullmatch(parts[0]):
         return None  # a warning before the table, such as one of an infoROM
     name = ", ".join(parts[2:-_AFTER_NAME])
     total, used, utilization, temperature, power, driver, bus, mig = parts[-_AFTER_NAME:]
@@ -136,4 +139,4 @@ def _number(text: str) -> float | None:
 
 def _whole(text: str) -> int | None:
     number = _number(text)
-    return None if number is None else int(number)
+    return int(number) if number is not None and math.isfinite(number) else None

@@ -248,6 +248,8 @@ def find_source(src: str, kind: str, ctx: Context) -> Path:
         if given.is_absolute()
         else [folder / part for folder in ctx.search for part in (given, Path(kind) / given)]
     )
+    if len(src) > 4096 or any(len(part.encode()) > 255 for part in given.parts):
+        raise ctx.fail(f"no file can have this name: {src[:60]}...", remedy="give the path of a file")
     for place in places:
         if place.is_file():
             return place

@@ -49,6 +49,9 @@ class KeepalivedArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     def __post_init__(self) -> None:
         try:
+            # A scope (`fe80::1%eth0`) can be any text, line breaks and all.
+            if "%" in self.address:
+                raise ValueError("it has a scope")
             ip_interface(self.address)
         except ValueError as error:
             raise ValueError(
@@ -195,6 +198,8 @@ def _place(args: KeepalivedArgs, facts: Facts, ctx: Context) -> _Place:
 def _own(host: Host, ctx: Context) -> str:
     """A balancer's own address: VRRP knows no names."""
     try:
+        if "%" in host.address:
+            raise ValueError("it has a scope")
         return str(ip_address(host.address))
     except ValueError as error:
         raise ctx.fail(

@@ -78,12 +78,23 @@ def evaluate(value: Any, variables: Mapping[str, Any], place: Place) -> Any:
     A string that is a single `{{ expression }}` gives the expression's own type, and variables may be made of
     templates themselves, both as in Ansible.
     """
+    try:
+        return _evaluate(value, variables, place)
+    except RecursionError:
+        raise InputError(
+            "a template gives something that holds itself",
+            place=place,
+            remedy="name the one value that is meant",
+        ) from None
+
+
+def _evaluate(value: Any, variables: Mapping[str, Any], place: Place) -> Any:
     if isinstance(value, str):
         return _settled(value, variables, place)
     if isinstance(value, Mapping):
-        return {key: evaluate(item, variables, place) for key, item in value.items()}
+        return {key: _evaluate(item, variables, place) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [evaluate(item, variables, place) for item in value]
+        return [_evaluate(item, variables, place) for item in value]
     return value
 
 
@@ -97,7 +108,7 @@ def _settled(text: str, variables: Mapping[str, Any], place: Place) -> Any:
     value: Any = text
     for _ in range(_DEPTH):
         if isinstance(value, Mapping | list):
-            return evaluate(value, variables, place)
+            return _evaluate(value, variables, place)
         if not isinstance(value, str) or not has_template(value):
             return value
         value = _evaluate_text(value, variables, place)

@@ -46,19 +46,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def long(world: World) -> bool:
-    """True where a value is longer than a file's name may be, or a number has more digits than Python reads."""
-    return len(str(world.value)) > 250
-
-
-# Found here and not mended yet: each is an exception of Python's, in one of these.
-GAPS = (
-    long,
-    lambda world: world.place in ("gpu:index", "gpu:memory"),
-    lambda world: "hostvars" in str(world.value),
-)
-
-
 def configuration(world: World) -> tuple[str, Inventory] | None:
     """The configuration that one of the balancers would get, by the way a provision goes; None where none."""
     inventory = world.inventory()
@@ -97,10 +84,6 @@ def judge(world: World) -> str | None:
         told = refused.remedy or _SAYS_ITSELF.search(refused.message)
         if not (refused.message and refused.place and told):
             raise AssertionError(f"{refused} names no place or no remedy") from refused
-        return None
-    except (OSError, ValueError, OverflowError, RecursionError):
-        if not any(gap(world) for gap in GAPS):
-            raise
         return None
     if found is None:
         return None

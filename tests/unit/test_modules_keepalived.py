@@ -169,8 +169,9 @@ def test_many_balancers_still_have_a_priority_each():
         ({"ansible_host": "198.51.100.7"}, "10.0.0.100/24", "not one of its network interfaces'"),
         ({"fleet_address": "10.0.0.1"}, "10.0.0.2/24", "own address of lb-02"),
         ({"fleet_address": "10.0.0.1"}, "fd00::5/64", "not both IPv6"),
+        ({"fleet_address": "fe80::2%\n  }\n  notify evil\n"}, "fd00::5/64", "needs the IP address"),
     ],
-    ids=["a name", "behind NAT", "taken", "another kind"],
+    ids=["a name", "behind NAT", "taken", "another kind", "a scope with lines in it"],
 )
 def test_what_cannot_work_is_told_with_a_remedy(host, address, words):
     first = Host("lb-01", host, ("balancer",))
@@ -181,7 +182,14 @@ def test_what_cannot_work_is_told_with_a_remedy(host, address, words):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"address": "nonsense"}, {"router_id": 256}, {"router_id": 0}, {"interface": "eth0 {"}, {"port": 0}],
+    [
+        {"address": "nonsense"},
+        {"address": "fe80::1%x\n}/64"},
+        {"router_id": 256},
+        {"router_id": 0},
+        {"interface": "eth0 {"},
+        {"port": 0},
+    ],
 )
 def test_wrong_arguments_are_refused(wrong):
     with pytest.raises(msgspec.ValidationError):
