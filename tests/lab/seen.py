@@ -14,6 +14,7 @@ _LINE = re.compile(
     r"(?:work|tabs)/(?P<slot>\S+) (?P<times>\S+) (?P<status>\d+) \d+ \S+ \S+ (?P<end>\S{4}) \S+ \S+"
     r"(?: \{.*\})? \"(?P<method>\w+) (?P<path>\S+)"
 )
+_REFUSED = re.compile(r"/<NOSRV> (?:-?\d+/){4}(?P<took>\d+) (?:429|503) ")
 _JOB = re.compile(r"/queue/join$|/call/(v2/)?[^/]+/?$")
 
 
@@ -40,14 +41,21 @@ class Seen:
         shown = lab.sh(balancer, "journalctl -t haproxy -n 1 -o cat --show-cursor --no-pager")
         self._cursor = shown.rpartition("cursor: ")[2].strip()
 
-    def lines(self) -> Iterator[Line]:
+    def texts(self) -> list[str]:
         log = self.lab.sh(
             self.balancer,
             f"journalctl --sync; journalctl -t haproxy -o cat --no-pager --after-cursor '{self._cursor}'",
         )
-        for text in log.splitlines():
+        return log.splitlines()
+
+    def lines(self) -> Iterator[Line]:
+        for text in self.texts():
             if found := _LINE.search(text):
                 yield Line(found["slot"], int(found["status"]), found["end"], found["method"], found["path"])
+
+    def refusals(self) -> list[float]:
+        """How long each request took that was answered with 429 or 503 without a slot, in seconds."""
+        return [int(found["took"]) / 1000 for text in self.texts() if (found := _REFUSED.search(text))]
 
     def jobs(self) -> Counter[str]:
         """How many jobs each slot was given."""
