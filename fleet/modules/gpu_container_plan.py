@@ -133,10 +133,10 @@ class SlotPlanner:
         crashed = container.exit_code not in _ASKED_TO_STOP or container.oom_killed
         since = container.started if container.running else container.finished
         fresh = self.now is not None and since is not None and self.now - since < _JUST_NOW
-        looping = container.running and container.restarts > 0 and fresh
+        # Once is what a restart policy is for: somebody killed it, and it is back.
+        looping = container.running and container.restarts > 1 and fresh
         if container.state == "restarting" or looping:
-            times = "once" if container.restarts == 1 else f"{container.restarts} times"
-            raise self._failing(container, f"does not stay up, it was restarted {times}")
+            raise self._failing(container, f"does not stay up, it was restarted {container.restarts} times")
         if container.running:
             return
         if container.state == "paused":

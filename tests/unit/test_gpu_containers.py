@@ -282,6 +282,11 @@ def test_one_that_does_not_stay_up_fails_with_its_log(how):
     assert "docker logs fleet-gpu-01-0" in caught.value.remedy
 
 
+def test_one_that_was_restarted_once_is_back():
+    killed = inspected(SPEC, slot(0), state="running", restarts=1, started="2026-03-01T11:59:59.5Z")
+    assert plan(seen=facts(killed, gpus=1)) == []
+
+
 def test_a_broken_one_is_replaced_by_another_image():
     broken = inspected(replace(SPEC, user="7"), slot(0), state="restarting", exit_code=1)
     (change,) = plan(seen=facts(broken, gpus=1))
