@@ -17,7 +17,8 @@ import pytest
 from tests.lab import soak
 from tests.lab.conftest import SOAK, Lab
 from tests.lab.helpers import haproxy, server_states, slot_servers, wait_for
-from tests.lab.jobs import Browser, Tally, by_gradio, in_thread, together
+from tests.lab.jobs import Tally, by_gradio, in_thread, together
+from tests.lab.pages import Browser
 
 pytestmark = [pytest.mark.lab, pytest.mark.soak]
 

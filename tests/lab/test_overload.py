@@ -16,7 +16,8 @@ import pytest
 from tests.lab import soak
 from tests.lab.conftest import SOAK, Lab
 from tests.lab.helpers import haproxy, server_states, wait_for
-from tests.lab.jobs import Browser, Tally, in_thread, one
+from tests.lab.jobs import Tally, in_thread, one
+from tests.lab.pages import Browser
 from tests.lab.seen import Seen
 
 pytestmark = [pytest.mark.lab, pytest.mark.soak]

@@ -25,7 +25,8 @@ import yaml
 from tests.lab import soak
 from tests.lab.conftest import PROVISION, SOAK, Lab
 from tests.lab.helpers import haproxy, server_states, wait_for
-from tests.lab.jobs import Browser, Tally, in_thread, spread, together
+from tests.lab.jobs import Tally, in_thread, spread, together
+from tests.lab.pages import Browser
 from tests.lab.seen import Seen
 
 pytestmark = [pytest.mark.lab, pytest.mark.soak]
