@@ -53,8 +53,8 @@ END {
 }
 """
 
-# Keys that HAProxy has twice, with another name, or that are not wanted go; what is missing then comes. What
-# is no key could be anything, so it goes by its address.
+# Keys that HAProxy has twice, with another name, or that are not wanted go; what is missing then comes. They
+# go by address: what is no key could be anything, and of equal ones HAProxy 3.4 takes only one away by name.
 _DIFFERENCE = """\
 FNR == 1 { file++ }
 file == 1 { if (substr($1, 1, 1) != "#") wanted[$1] = $2 " " $3 " " $4; next }
@@ -62,9 +62,10 @@ length($2) != 64 || $2 ~ /[^0-9a-f]/ { print "#" $1 > gone; next }
 {
   if (($2 in running) || !($2 in wanted) || NF != 5 || wanted[$2] != $3 " " $4 " " $5) bad[$2] = 1
   running[$2] = 1
+  rows[$2] = rows[$2] "#" $1 "\\n"
 }
 END {
-  for (k in bad) print k > gone
+  for (k in bad) printf "%s", rows[k] > gone
   for (k in wanted) if (!(k in running) || (k in bad)) print k, wanted[k] > missing
 }
 """
