@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from fleet.balancer.paths import SOCKET
+from fleet.balancer.paths import CERTIFICATE_FILE, SOCKET
 from fleet.model.facts import Answer, Probe
 
 ABSENT = "absent"
@@ -23,7 +23,8 @@ RUNTIME_PROBE = Probe(
     "haproxy.runtime",
     f"[ -S {SOCKET} ] && command -v socat >/dev/null || {{ echo {ABSENT}; exit 0; }}\n"
     "date +now=%s\n"
-    "echo 'show env FLEET_CONFIG; show info; show servers state; show stat'"
+    "echo 'show env FLEET_CONFIG; show info; show servers state; show stat; "
+    f"show ssl cert {CERTIFICATE_FILE}'"
     f" | socat -t 5 -T 5 - UNIX-CONNECT:{SOCKET} 2>/dev/null || echo {ABSENT}\n",
 )
 

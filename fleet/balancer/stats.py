@@ -96,6 +96,8 @@ class BalancerState:
     started: int
     servers: tuple[ServerState, ...]
     sessions: int = 0
+    gateway: bool = False
+    certificate_ends: str | None = None
 
     def slots(self) -> tuple[ServerState, ...]:
         """The servers that work, one a slot; the same ones' shadows for open pages are left out."""
@@ -125,6 +127,10 @@ def parse_balancer(answer: Answer) -> BalancerState | None:
         started=_int(info.get("Start_time_sec")) or (int(now[1]) if now else 0) - uptime,
         servers=tuple(_servers(text)),
         sessions=_int(info.get("CurrConns")),
+        gateway=re.search(r"^gateway,FRONTEND,", text, re.MULTILINE) is not None,
+        certificate_ends=ends[1]
+        if (ends := re.search(r"^Not ?[Aa]fter: (.+)$", text, re.MULTILINE))
+        else None,
     )
 
 

@@ -55,7 +55,7 @@ def _at_once(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **options)
         except KeyboardInterrupt:
-            typer.echo("interrupted; what ran on a host ends there: look with --check", err=True)
+            typer.echo("interrupted; what ran on a host ends there: see `fleet status`", err=True)
             sys.stdout.flush()
             os._exit(int(ExitCode.INTERRUPTED))
 

@@ -24,13 +24,18 @@ def status(
     from fleet.cli.options import open_inventory, print_json, refuse_examples, ssh_settings
     from fleet.engine.connect import opener
     from fleet.engine.observe import observe
-    from fleet.errors import ExitCode
+    from fleet.errors import ExitCode, InputError
     from fleet.status import probes, summarise
 
     loaded = open_inventory(inventory)
     refuse_examples(loaded)
     hosts = loaded.select(limit, at_least_one=True) if limit else tuple(loaded.hosts.values())
     hosts = tuple(host for host in hosts if {"gpu", "balancer"} & set(host.groups))
+    if not hosts:
+        raise InputError(
+            f"{limit or 'the inventory'} names no host of the groups `gpu` and `balancer`",
+            remedy="`fleet inventory` shows the hosts and their groups",
+        )
     seen = observe(
         hosts, probes, opener(loaded, ssh_settings(ask_sudo, connect_timeout, ssh_config)), forks=forks
     )

@@ -20,7 +20,11 @@ def translate(
     inventory: Inventories = None,
     json: Json = False,
 ) -> None:
-    """Translate a text through the balancer."""
+    """Translate a text through the balancer.
+
+    Where its gateway asks for an API key, the one in FLEET_API_KEY is sent. SSL_CERT_FILE names the file of
+    certificate authorities to trust instead of the system's.
+    """
     from fleet.cli.options import open_inventory, print_json
     from fleet.errors import InputError
     from fleet.provision.golden import Golden, service_url

@@ -201,10 +201,13 @@ class WeightView(_View):
             change = f"is {told.wanted} already" if before == {told.wanted} else f"{was} -> {told.wanted}"
             self.line(slot, f"weight {change} on {_listed(told.servers[slot])}{note}", _GOOD)
         for problem in told.problems:
-            self.line(problem.place, problem.what, _BAD, "run the command again")
+            self.line(problem.place, problem.what, _BAD, problem.remedy)
         if any(s.weight != s.configured_weight for by in told.servers.values() for s in by.values()):
-            self._dim("the next `fleet provision` sets the inventory's weight again; to keep this one, set")
-            self._dim(f"`weight: {told.wanted}` for the host in the inventory (for all its slots)")
+            self._dim("the next `fleet provision` sets the inventory's weight again")
+            if told.wanted:
+                self._dim(f"to keep this one, set `weight: {told.wanted}` for the host there")
+            else:
+                self._dim("to keep a slot out of service, drain it: `fleet drain`")
 
     def _table(self, told: Told) -> None:
         if self._silent:

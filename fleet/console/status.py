@@ -179,7 +179,9 @@ def _summary(status: Status) -> str:
         counted.append(_count(len(status.slots), "slot"))
     if status.servers:
         counted.append(_count(len({server.balancer for server in status.servers}), "balancer"))
-    return f"{', '.join(counted)}: all well"
+    held = {server.server for server in status.servers if server.state in ("drain", "maint")}
+    out = f", {_count(len(held), 'slot')} out of service on purpose" if held else ""
+    return f"{', '.join(counted)}: all well{out}"
 
 
 def _count(number: int, what: str) -> str:

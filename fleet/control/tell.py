@@ -34,11 +34,18 @@ def weight(balancers: Balancers, slots: Sequence[str], wanted: int, *, force: bo
     balancers.weight(slots, wanted)
     after = _servers(balancers.look(), slots)
     problems = tuple(
-        Problem(slot, f"its weight on {balancer} is {server.weight}")
+        Problem(slot, f"its weight on {balancer} is {server.weight}", "run the command again")
         for slot, servers in after.items()
         for balancer, server in servers.items()
         if server.weight != wanted
     )
+    held = (
+        _held(slot, server)
+        for slot, servers in before.items()
+        for balancer, server in servers.items()
+        if server.agent_holds and server.agent_reason
+    )
+    problems += tuple({problem.place: problem for problem in held}.values())
     return Told(tuple(slots), before, after, reports(balancers, slots), wanted, problems)
 
 
@@ -55,6 +62,16 @@ def _servers(states: Mapping[str, BalancerState], slots: Sequence[str]) -> _Serv
     }
 
 
+def _held(slot: str, server: ServerState) -> Problem:
+    """What a slot's agent lowered, it lowers again within seconds."""
+    host = slot.rpartition("-")[0]
+    return Problem(
+        slot,
+        f"its agent holds its weight at {server.weight}: {server.agent_reason}",
+        f"mend that first, then `fleet-gpu-agent accept {slot}` on {host}; docs/agent.md",
+    )
+
+
 def _not_ready(servers: _Servers) -> Iterator[Problem]:
     for slot, by_balancer in servers.items():
         for balancer, server in by_balancer.items():
@@ -67,6 +84,8 @@ def _not_ready(servers: _Servers) -> Iterator[Problem]:
                     f"it is ready, but {balancer} finds it down: {check}",
                     "it takes jobs once its health checks pass; `fleet status` shows its container",
                 )
+            elif server.agent_holds and server.agent_reason:
+                yield _held(slot, server)
             elif server.weight == 0:
                 yield Problem(
                     slot,

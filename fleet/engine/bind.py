@@ -56,7 +56,7 @@ def bind_play(
 
     Raises InputError at the task's file and line.
     """
-    search = _search(book.path)
+    search = (*_search(book.path), *_beside(variables))
     scope = _settle({**play.defaults, **variables, **play.vars, **extra}, play)
 
     def bind(task: Task) -> list[BoundTask]:
@@ -70,6 +70,12 @@ def _search(playbook: Path) -> tuple[Path, ...]:
     """Where `src` files are looked for: beside the playbook, the project's templates/, the shipped ones."""
     here = playbook.resolve().parent
     return (here, here / "templates", here.parent / "templates", here.parent, data_dir("templates"))
+
+
+def _beside(variables: Mapping[str, Any]) -> tuple[Path, ...]:
+    """The inventory's folder and the one above: what an inventory names is in the project around it."""
+    folder = variables.get("inventory_dir")
+    return (Path(folder), Path(folder).parent) if isinstance(folder, str) else ()
 
 
 def _settle(scope: dict[str, Any], play: Play) -> dict[str, Any]:

@@ -58,6 +58,16 @@ class HaproxyArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=True):
         for key, port in (("port", self.port), ("peer_port", self.peer_port)):
             if not 1 <= port <= 65535:
                 raise ValueError(f"`{key}` is {port}, not a port")
+        stats = self.stats_bind.rpartition(":")[2]
+        ports = [("port", str(self.port)), ("stats_bind", stats), ("peer_port", str(self.peer_port))]
+        if self.gateway is not None and self.gateway.certificate is not None:
+            ports.append(("gateway.https_port", str(self.gateway.https_port)))
+        for count, (name, number) in enumerate(ports):
+            for other, taken in ports[:count]:
+                if number == taken:
+                    raise ValueError(
+                        f"`{other}` and `{name}` are both {number}; each needs a port of its own"
+                    )
         self.settings()
 
     def settings(

@@ -172,14 +172,15 @@ def _place(args: KeepalivedArgs, facts: Facts, ctx: Context) -> _Place:
     interface = args.interface or here.get(own, "")
     if here.get(own) != interface or not interface:
         raise ctx.fail(
-            f"{own}, the address of {ctx.host.name}, is not one of its network interfaces'"
-            + (f" (not on {args.interface})" if args.interface else ""),
+            f"{own}, the address of {ctx.host.name}, is an address of no interface it has"
+            + (f" by the name {args.interface}" if args.interface else ""),
             output="\n".join(f"{name}: {address}" for address, name in here.items()),
-            remedy=f"set fleet_address of {ctx.host.name} to its own address in that of {args.address}",
+            remedy=f"set fleet_address of {ctx.host.name} to its own address in that network",
         )
     addresses = {host.name: _own(host, ctx) for host in group}
     wanted = str(args.wanted.ip)
-    for name, address in addresses.items():
+    every = {host.name: host.address for host in ctx.hosts.values()} | addresses
+    for name, address in every.items():
         if address == wanted:
             raise ctx.fail(
                 f"{wanted} is the own address of {name}",

@@ -128,6 +128,12 @@ class Nginx:
 
     def plan(self, args: NginxArgs, facts: Facts, ctx: Context) -> Sequence[Change]:
         """Package, default site, configuration, unit: in this order, each only where it differs."""
+        for variable, what in (("gateway", "TLS, API keys and limits"), ("lb_address", "the shared address")):
+            if ctx.variables.get(variable):
+                raise ctx.fail(
+                    f"{ctx.host.name} runs nginx, which would leave out {what} (`{variable}`)",
+                    remedy=f"balance with HAProxy there, or take `{variable}` from its variables",
+                )
         package = parse_package(facts[PACKAGE_PROBE.key])
         if package is not None:
             _usable(package, args, ctx)

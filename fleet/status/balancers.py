@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 
 from fleet.balancer.agree import disagreements
 from fleet.balancer.stats import Admin, BalancerState, ServerState
@@ -10,6 +11,8 @@ from fleet.status.model import Problem, ServerStatus, SlotStatus
 
 _PROVISION = "run `fleet provision`"
 _UNIT = "fleet-gpu-agent"
+_RENEW = "renew it, then run `fleet provision`"
+_SOON = 14  # days
 
 
 def servers(balancer: str, state: BalancerState) -> tuple[ServerStatus, ...]:
@@ -89,6 +92,29 @@ def disagreement_problems(balancers: Mapping[str, BalancerState]) -> Iterator[Pr
         if not _agent_decided(found.slot, balancers):
             remedy = f"`fleet drain {found.slot}` or `fleet ready {found.slot}`"
             yield Problem(found.slot, str(found), remedy if found.what == "state" else _PROVISION)
+
+
+def gateway_problems(
+    balancers: Mapping[str, BalancerState], now: datetime | None = None
+) -> Iterator[Problem]:
+    """A gateway that only some balancers have, and certificates that end soon."""
+    guarded = [name for name, state in balancers.items() if state.gateway]
+    for name, state in balancers.items():
+        if guarded and not state.gateway:
+            yield Problem(name, f"it has no gateway, and {' and '.join(guarded)} has", _PROVISION)
+        if state.certificate_ends and (left := _days_left(state.certificate_ends, now)) is not None:
+            if left < 0:
+                yield Problem(name, f"its certificate ended on {state.certificate_ends}", _RENEW)
+            elif left < _SOON:
+                yield Problem(name, f"its certificate ends in {left} days, {state.certificate_ends}", _RENEW)
+
+
+def _days_left(ends: str, now: datetime | None) -> int | None:
+    try:
+        end = datetime.strptime(" ".join(ends.split()), "%b %d %H:%M:%S %Y GMT").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return (end - (now or datetime.now(UTC))).days
 
 
 def _agent_decided(slot: str, balancers: Mapping[str, BalancerState]) -> bool:

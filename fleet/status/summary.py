@@ -11,7 +11,13 @@ from fleet.balancer.stats import BalancerState, parse_balancer
 from fleet.errors import FleetError, TaskError
 from fleet.model.facts import Answer, Facts
 from fleet.model.host import Host
-from fleet.status.balancers import agent_problems, balancer_problems, disagreement_problems, servers
+from fleet.status.balancers import (
+    agent_problems,
+    balancer_problems,
+    disagreement_problems,
+    gateway_problems,
+    servers,
+)
 from fleet.status.hosts import report
 from fleet.status.model import ServerStatus, Status
 from fleet.status.nginx import nginx_problems
@@ -49,6 +55,7 @@ def summarise(
         problems += balancer_problems(host.name, state, slots, known, complete)
     problems += agent_problems(states)
     problems += disagreement_problems(states)
+    problems += gateway_problems(states)
     return Status(
         hosts=tuple(each.host for each in reports),
         slots=tuple(slots),

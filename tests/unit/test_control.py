@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from fleet.balancer import workers
-from fleet.balancer.stats import Admin
+from fleet.balancer.stats import Admin, ServerState
 from fleet.control import Wait, drain, ready, show, weight
+from fleet.control.tell import _not_ready
 from fleet.errors import ExitCode, FleetError, InputError, TaskError, UnreachableError
 from fleet.model.slot import Slot
 from tests.unit.control_world import Gradio, Job, balancing, control, open_page
@@ -321,6 +322,15 @@ def test_ready_says_when_the_checks_fail(tmp_path, gradio, two):
         assert problem.place == SECOND
         assert "lb-01 finds it down: L4CON" in problem.what
         assert result.exit_code == ExitCode.HOST_FAILED
+
+
+def test_what_an_agent_holds_is_not_given_back_by_hand():
+    server = ServerState(
+        "work", FIRST, "UP", Admin.READY, 0, 10, agent_status="L7OK", agent_reason="3 memory errors"
+    )
+    (problem,) = _not_ready({FIRST: {"lb-01": server}})
+    assert problem.what == "its agent holds its weight at 0: 3 memory errors"
+    assert f"fleet-gpu-agent accept {FIRST}` on gpu-01" in problem.remedy
 
 
 def test_weights_are_set_shown_and_noted(balancer):

@@ -147,6 +147,11 @@ def test_a_weight_is_told_with_how_to_keep_it():
     assert "`fleet provision`" in lines[1]
     assert "`weight: 14`" in lines[2]
     console = pipe()
+    none = told(SERVER, servers={"gpu-01-0": {"lb-01": replace(SERVER, weight=0)}}, wanted=0)
+    WeightView(quiet=False, console=console).result(none, ["gpu-01-0"])
+    assert "`weight: 0`" not in said(console), "an inventory takes none"
+    assert "`fleet drain`" in said(console)
+    console = pipe()
     WeightView(quiet=False, console=console).result(told(SERVER, wanted=28), ["gpu-01-0"])
     assert said(console) == "gpu-01-0: weight is 28 already on lb-01\n"
 

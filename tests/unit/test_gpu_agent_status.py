@@ -1,5 +1,9 @@
 """What agents say, in HAProxy's words and in the status."""
 
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
 from fleet.balancer.probe import RUNTIME_PROBE
 from fleet.balancer.stats import Admin, ServerState, parse_balancer
 from fleet.model.facts import Answer, Facts
@@ -128,6 +132,27 @@ def test_a_weight_that_differs_is_told_unless_the_agent_is_just_changing_it():
         "gpu-01-0",
         "gpu-01-1",
     ]
+
+
+def with_more(facts: Facts, more: str) -> Facts:
+    answer = facts[RUNTIME_PROBE.key]
+    return Facts({**facts, RUNTIME_PROBE.key: Answer(0, answer.out + more.encode())})
+
+
+def test_a_gateway_that_one_balancer_lacks_is_told():
+    guarded = with_more(asked(WELL, WELL), "\ngateway,FRONTEND,0,\n")
+    assert told(status(guarded, guarded)) == []
+    assert told(status(guarded, asked(WELL, WELL))) == [("lb-02", "it has no gateway, and lb-01 has")]
+
+
+@pytest.mark.parametrize(
+    ("days", "words"),
+    [(400, None), (15, None), (3, "its certificate ends in 2 days, "), (-2, "its certificate ended on ")],
+)
+def test_a_certificate_that_ends_soon_is_told(days, words):
+    ends = (datetime.now(UTC) + timedelta(days=days)).strftime("%b %d %H:%M:%S %Y GMT")
+    found = told(status(with_more(asked(WELL, WELL), f"\nFilename: x\nNot After: {ends}\n")))
+    assert [what.startswith(words or "") for _, what in found] == ([True] if words else [])
 
 
 def test_a_weight_of_nothing_is_told():

@@ -106,6 +106,8 @@ def test_a_balancer_gets_the_keys_of_the_others(tmp_path):
         ({"deny": ["10.0.0.0/8\n"]}, "deny"),
         ({"max_header": 10}, "max_header"),
         ({"rate": 1}, "rate"),
+        ({"certificate": "c", "https_port": 80}, "`port` and `gateway.https_port` are both 80"),
+        ({"certificate": "c", "https_port": 8404}, "`stats_bind` and `gateway.https_port` are both 8404"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(given, words):

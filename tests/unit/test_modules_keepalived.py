@@ -166,7 +166,7 @@ def test_many_balancers_still_have_a_priority_each():
     ("host", "address", "words"),
     [
         ({"ansible_host": "lb.example"}, "10.0.0.100/24", "needs the IP address"),
-        ({"ansible_host": "198.51.100.7"}, "10.0.0.100/24", "not one of its network interfaces'"),
+        ({"ansible_host": "198.51.100.7"}, "10.0.0.100/24", "is an address of no interface it has"),
         ({"fleet_address": "10.0.0.1"}, "10.0.0.2/24", "own address of lb-02"),
         ({"fleet_address": "10.0.0.1"}, "fd00::5/64", "not both IPv6"),
         ({"fleet_address": "fe80::2%\n  }\n  notify evil\n"}, "fd00::5/64", "needs the IP address"),
@@ -178,6 +178,12 @@ def test_what_cannot_work_is_told_with_a_remedy(host, address, words):
     with pytest.raises(TaskError, match=words) as raised:
         plan(KeepalivedArgs(address=address), ctx(first, (first, *LBS[1:])))
     assert raised.value.remedy
+
+
+def test_the_address_of_another_host_of_the_fleet_is_not_shared():
+    gpu = Host("gpu-01", {"ansible_host": "10.0.0.100"}, ("gpu",))
+    with pytest.raises(TaskError, match=r"10\.0\.0\.100 is the own address of gpu-01"):
+        plan(where=ctx(hosts=(*LBS, gpu)))
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,13 @@ def test_gpus_that_no_driver_shows_yet_are_decided_later():
     assert "gpu-01, gpu-02" in change.summary
 
 
+@pytest.mark.parametrize("variable", ["gateway", "lb_address"])
+def test_what_nginx_would_leave_out_is_refused(variable):
+    """A service that was to ask for keys must not stand open on one balancer."""
+    with pytest.raises(TaskError, match=f"lb-01 runs nginx, which would leave out .*`{variable}`"):
+        plan(context=ctx(variables={variable: {"keys": True}}))
+
+
 def test_an_old_nginx_is_refused():
     with pytest.raises(TaskError, match=r"1\.14\.2 is too old") as refused:
         plan(package=Answer(0, V122.replace("1.22.1", "1.14.2").encode()))
