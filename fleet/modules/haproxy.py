@@ -23,7 +23,7 @@ from fleet.balancer.stats import Admin, BalancerState, parse_balancer
 from fleet.data import data_dir
 from fleet.model.facts import Answer, Facts, Probe
 from fleet.model.slot import Slot
-from fleet.model.steps import Change
+from fleet.model.steps import Change, Run
 from fleet.modules._addresses import ADDRESSES_PROBE, addresses
 from fleet.modules._apt import apt_get
 from fleet.modules._files import FileState, Wanted, content_diff, file_probe, file_state, find_source, write
@@ -102,7 +102,7 @@ class Haproxy:
             ADDRESSES_PROBE,
             file_probe(STATE_FILE, "attributes"),
             *((KEYS_PROBE,) if gateway and gateway.keys else ()),
-            *((file_probe(CERTIFICATE_FILE, "hash"),) if gateway and gateway.certificate else ()),
+            file_probe(CERTIFICATE_FILE, "hash"),
             file_probe(CONFIG_FILE, "whole"),
             *(file_probe(path, "content") for path in files),
         )
@@ -136,6 +136,9 @@ class Haproxy:
             changes.append(Change(f"start {UNIT} at boot", "at boot: no -> yes\n", deploy.enable()))
         if state is not None:
             changes += _weights(slots, state)
+        if tls is None and file_state(CERTIFICATE_FILE, "hash", facts, ctx).exists:
+            remove = Run(("rm", "-f", "--", CERTIFICATE_FILE))
+            changes.append(Change(f"remove {CERTIFICATE_FILE}: TLS is off", steps=(remove,)))
         return changes
 
     def _settings(

@@ -83,6 +83,12 @@ def test_certificate_and_key_come_before_the_configuration_and_are_not_shown(tmp
     assert len(plan(again, **settled)) == 2, "another certificate is another configuration"
 
 
+def test_a_private_key_does_not_stay_where_tls_is_off():
+    (change,) = plan(HaproxyArgs(), tls=b"certificate and key")
+    assert change.summary == f"remove {CERTIFICATE_FILE}: TLS is off"
+    assert plan(HaproxyArgs()) == []
+
+
 def test_a_balancer_gets_the_keys_of_the_others(tmp_path):
     other = Facts({KEYS_PROBE.key: keys(OLD_KEY)})
     lb_two = type(LB)("lb-02", {"ansible_host": "10.0.0.10"}, ("balancer",))

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from fleet.balancer import deploy
+from fleet.balancer.paths import CERTIFICATE_FILE
 from fleet.balancer.probe import PACKAGE_PROBE, RUNTIME_PROBE
 from fleet.balancer.render import CONFIG_FILE, LUA_FILE, STATE_FILE, config_hash, render
 from fleet.errors import TaskError
@@ -101,6 +102,7 @@ def facts(**more) -> Facts:
         unit_probe("haproxy.service").key: unit(),
         ADDRESSES_PROBE.key: Answer(0, b"2: eth0    inet 10.0.0.9/24 scope global eth0\n"),
         file_probe(STATE_FILE, "attributes").key: on_disk(deploy.EMPTY_STATE, "600"),
+        file_probe(CERTIFICATE_FILE, "hash").key: on_disk(None),
         file_probe(CONFIG_FILE, "whole").key: on_disk(text().encode()),
     }
     for file in deploy.support_files(HaproxyArgs().settings()):
