@@ -73,7 +73,7 @@ end)
 -- Jobs that were let in a moment ago and whose events nobody fetches yet, by owner (a key, an address, `all`):
 -- the open streams alone would let any number in between a join and its stream. A client that never comes
 -- back for its events is forgotten after GRACE.
-local GRACE = 3 -- seconds
+local GRACE = 1 -- second
 local pending = {}
 
 local function fresh(owner)
