@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -143,8 +144,17 @@ class Balancer:
 
     def reload(self) -> None:
         before = self.ask("show info").split("Pid: ")[1].split()[0]
-        self.process.send_signal(12)
-        self.until(lambda: before not in self.ask("show info").partition("Pid: ")[2].split()[:1])
+
+        def another() -> bool:
+            return before not in self.ask("show info").partition("Pid: ")[2].split()[:1]
+
+        # A master that has only just started may not listen for signals yet.
+        self.process.send_signal(signal.SIGUSR2)
+        try:
+            self.until(another, 3)
+        except AssertionError:
+            self.process.send_signal(signal.SIGUSR2)
+            self.until(another)
 
     def until(self, true: Callable[[], object], seconds: float = 8.0) -> None:
         end = time.monotonic() + seconds
