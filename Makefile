@@ -45,7 +45,7 @@ format: setup ## Let ruff arrange the code
 	$(BIN)/ruff format .
 
 test-unit: setup-test ## The fast tests alone (under a minute)
-	$(PYTEST) tests/unit -n 4
+	$(PYTEST) tests/unit -n 5
 
 test-lab: setup-test ## The tests on real hosts
 	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/lab
