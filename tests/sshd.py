@@ -15,15 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from fleet.model.host import Host
+from tests.ports import free_port as free_port
 
 SSHD = "/usr/sbin/sshd"
-
-
-def free_port(address: str = "127.0.0.1") -> int:
-    with socket.socket() as sock:
-        sock.bind((address, 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def make_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -23,6 +22,7 @@ from fleet.balancer.stats import BalancerState, parse_balancer
 from fleet.data import data_dir
 from fleet.model.facts import Answer
 from fleet.model.slot import Slot
+from tests.ports import free_port as free_port
 
 TEMPLATE = data_dir("templates") / "haproxy.cfg.j2"
 
@@ -32,12 +32,6 @@ def haproxy() -> str:
     assert found, "these tests need HAProxy: apt-get install haproxy socat (make setup does it)"
     assert shutil.which("socat"), "these tests need socat: apt-get install socat (make setup does it)"
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def slots(count: int, *, port: int = 7860) -> list[Slot]:
