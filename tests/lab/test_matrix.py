@@ -214,13 +214,15 @@ def test_sessions_whose_requests_come_by_both_balancers(lab: Lab, balancer: str)
 
     async def jobs() -> Tally:
         async with Browser(lab.urls[balancer], cookies=False) as here, Browser(other, cookies=False) as there:
-            pages = [here.page(there) for _ in range(8)]
+            # A balancer that sees no events come counts a job for a second: few at a time are not refused.
+            pages = [here.page(there) for _ in range(2)]
             return await _by_turns(pages, JOBS, 1)
 
     tally = in_thread(jobs)
     soak.record("events by the other balancer", balancer, tally, None)
     assert tally.jobs >= JOBS
     assert not tally.failed, str(tally)
+    assert not tally.refused, f"{len(tally.refused)} of {tally.jobs} were refused"
 
 
 def test_two_tabs_of_a_real_browser(lab: Lab, balancer: str, chromium: Any) -> None:
