@@ -64,7 +64,8 @@ class Idle:
         translate(self.tab, "after the pause")
         self._over.set()
         tally = self._work.result()
-        tally.seconds.append(0)
+        # How long the pause was says nothing of the jobs.
+        tally.seconds = [0.0] * (len(tally.seconds) + 1)
         return tally
 
     def close(self) -> None:
