@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fleet.balancer.render import CONFIG_FILE, LUA_FILE, SOCKET, STATE_FILE, Settings
+from fleet.balancer.paths import CONFIG_FILE, LUA_FILE, SOCKET, STATE_FILE
+from fleet.balancer.render import Settings
 from fleet.data import data_dir
 from fleet.errors import Place
 from fleet.model.steps import Run, Step, Upload

@@ -14,10 +14,7 @@ from zlib import crc32
 import msgspec
 
 from fleet.balancer.gateway import Gateway
-from fleet.balancer.paths import CONFIG_FILE as CONFIG_FILE
-from fleet.balancer.paths import LUA_FILE as LUA_FILE
-from fleet.balancer.paths import SOCKET as SOCKET
-from fleet.balancer.paths import STATE_FILE as STATE_FILE
+from fleet.balancer.paths import LUA_FILE, SOCKET, STATE_FILE
 from fleet.errors import InputError, Place
 from fleet.model.slot import Slot
 from fleet.playbook.templating import render_file

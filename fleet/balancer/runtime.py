@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from fleet.balancer.deploy import SAVE_STATE
-from fleet.balancer.render import SOCKET
+from fleet.balancer.paths import SOCKET
 from fleet.balancer.stats import WORK, Admin
 from fleet.balancer.workers import WORKERS
 from fleet.errors import InputError

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from fleet.balancer.render import SOCKET
+from fleet.balancer.paths import SOCKET
 from fleet.balancer.stats import WORK
 
 MASTER = "/run/haproxy-master.sock"

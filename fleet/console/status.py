@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from fleet.console.table import Cell, Column, show_table
 from fleet.docker.references import repository, tag
-from fleet.status.model import HostStatus, Problem, ServerStatus, SlotStatus, Status
+from fleet.model.problem import Problem
+from fleet.status.model import HostStatus, ServerStatus, SlotStatus, Status
 
 if TYPE_CHECKING:
     from rich.console import Console

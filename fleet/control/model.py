@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from fleet.balancer.stats import Admin, ServerState
 from fleet.errors import ExitCode, FleetError, UnreachableError
+from fleet.model.problem import Problem
 
 DrainState = Literal["drained", "in flight", "draining"]
 
@@ -152,15 +153,6 @@ class Told:
             ],
             "exit_code": int(self.exit_code),
         }
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A slot that is not as wanted: which, why, and what to do."""
-
-    place: str
-    what: str
-    remedy: str = ""
 
 
 def state_of(server: ServerState) -> str:

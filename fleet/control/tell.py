@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from fleet.balancer.stats import Admin, BalancerState, ServerState
 from fleet.control.balancers import Balancers
 from fleet.control.guard import refuse_last
-from fleet.control.model import Problem, Told, state_of
+from fleet.control.model import Told, state_of
 from fleet.control.reports import reports
+from fleet.model.problem import Problem
 
 _Servers = Mapping[str, Mapping[str, ServerState]]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fleet.balancer.keys import Key
 from fleet.errors import ExitCode, FleetError, UnreachableError
+from fleet.model.problem import Problem
 from fleet.model.secret import Secret
 
 ACTIVE = "active"
@@ -19,15 +20,6 @@ UNKNOWN = "unknown"
 UP = "up"
 UNREACHABLE = "unreachable"
 FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that is not as it should be: where, what, and what to do."""
-
-    place: str
-    what: str
-    remedy: str = ""
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from fleet.keys.model import (
     BalancerRow,
     KeyReport,
     KeyRow,
-    Problem,
 )
+from fleet.model.problem import Problem
 
 MENDS = "the next `fleet key add` or `fleet key revoke`, or `fleet provision`, mends it"
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 from typing import ClassVar
 
-from fleet.balancer.render import SOCKET
+from fleet.balancer.paths import SOCKET
 from fleet.data import data_dir
 from fleet.errors import Place
 from fleet.model.facts import Facts, Probe

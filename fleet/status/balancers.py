@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 from fleet.balancer.agree import disagreements
 from fleet.balancer.stats import Admin, BalancerState, ServerState
-from fleet.status.model import Problem, ServerStatus, SlotStatus
+from fleet.model.problem import Problem
+from fleet.status.model import ServerStatus, SlotStatus
 
 _PROVISION = "run `fleet provision`"
 _UNIT = "fleet-gpu-agent"
@@ -101,12 +102,18 @@ def gateway_problems(
     guarded = [name for name, state in balancers.items() if state.gateway]
     for name, state in balancers.items():
         if guarded and not state.gateway:
-            yield Problem(name, f"it has no gateway, and {' and '.join(guarded)} has", _PROVISION)
+            yield Problem(
+                name,
+                f"it has no gateway; {' and '.join(guarded)} {'has' if len(guarded) == 1 else 'have'} one",
+                _PROVISION,
+            )
         if state.certificate_ends and (left := _days_left(state.certificate_ends, now)) is not None:
             if left < 0:
                 yield Problem(name, f"its certificate ended on {state.certificate_ends}", _RENEW)
             elif left < _SOON:
-                yield Problem(name, f"its certificate ends in {left} days, {state.certificate_ends}", _RENEW)
+                yield Problem(
+                    name, f"its certificate ends within {left + 1} days, {state.certificate_ends}", _RENEW
+                )
 
 
 def _days_left(ends: str, now: datetime | None) -> int | None:

@@ -15,8 +15,9 @@ from fleet.gpu.probe import GPU_PROBE, driver_problem, parse_gpus
 from fleet.gpu.slots import slots_of
 from fleet.model.facts import Answer, Facts
 from fleet.model.host import Host
+from fleet.model.problem import Problem
 from fleet.model.slot import Gpu, Slot
-from fleet.status.model import FAILED, UNREACHABLE, UP, HostStatus, Problem, SlotStatus
+from fleet.status.model import FAILED, UNREACHABLE, UP, HostStatus, SlotStatus
 from fleet.status.probe import GPU_GROUP, HOST_PROBE, parse_host
 
 NO_CONTAINER = "none"

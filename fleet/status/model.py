@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fleet.model.problem import Problem
+
 UP = "up"
 UNREACHABLE = "unreachable"
 FAILED = "failed"
@@ -91,15 +93,6 @@ class ServerStatus:
     response_time: int | None = None
     check: str | None = None
     agent: str | None = None
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that is not as it should be: where, what, and what to do."""
-
-    place: str
-    what: str
-    remedy: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from collections.abc import Container, Iterator, Sequence
 
 from fleet.balancer.nginx import SITE_FILE
 from fleet.balancer.nginx_probe import NginxState
-from fleet.status.model import Problem, SlotStatus
+from fleet.model.problem import Problem
+from fleet.status.model import SlotStatus
 
 _PROVISION = "run `fleet provision`"
 

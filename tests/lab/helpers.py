@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from tests.lab.conftest import Lab
+import pytest
+
+from tests.lab.conftest import KEEP, Lab
 
 
 def server_states(lab: Lab, slot: str) -> set[str]:
@@ -32,3 +34,12 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.5)
+
+
+def needs(there: object, what: str) -> None:
+    """Skip on a kept lab of another shape; the lab of the tests itself must have it."""
+    if there:
+        return
+    if KEEP:
+        pytest.skip(what)
+    raise AssertionError(what)

@@ -16,7 +16,7 @@ import pytest
 
 from tests.lab import soak
 from tests.lab.conftest import SOAK, Lab
-from tests.lab.helpers import haproxy, server_states, slot_servers, wait_for
+from tests.lab.helpers import haproxy, needs, server_states, slot_servers, wait_for
 from tests.lab.jobs import Tally, by_gradio, in_thread, together
 from tests.lab.pages import Browser
 
@@ -84,8 +84,7 @@ def told(lab: Lab, command: str) -> None:
 @pytest.fixture(params=["lb-01", "lb-02"])
 def balancer(lab: Lab, request: pytest.FixtureRequest) -> str:
     name: str = request.param
-    if name not in lab.urls:
-        pytest.skip(f"this lab has no {name}")
+    needs(name in lab.urls, f"this lab has no {name}")
     for slot in slots(lab):
         wait_for(lambda slot=slot: server_states(lab, slot) == {"UP"}, 60, f"{slot} is not up")
     return name

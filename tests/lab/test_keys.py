@@ -9,7 +9,7 @@ import time
 import httpx
 import pytest
 
-from tests.lab.helpers import wait_for
+from tests.lab.helpers import needs, wait_for
 
 pytestmark = pytest.mark.lab
 
@@ -68,8 +68,8 @@ def all_balancers(lab, status):
 
 def test_keys_can_be_made_before_the_gateway_is_on(lab, run):
     for balancer in lab.balancers:
-        if "fleet-keys.map" in lab.sh(balancer, "cat /etc/haproxy/haproxy.cfg"):
-            pytest.skip("the gateway is on already")
+        config = lab.sh(balancer, "cat /etc/haproxy/haproxy.cfg")
+        needs("fleet-keys.map" not in config, "the gateway is on already")
     key = add(lab, f"early-{run}")
     document = listed(lab)
     assert [row["gateway"] for row in document["balancers"]] == ["off"] * len(lab.balancers)
@@ -119,8 +119,7 @@ def test_a_key_opens_every_balancer_until_the_moment_it_is_revoked(gateway, run)
 
 def test_a_balancer_that_was_away_gets_what_it_missed_from_provision(gateway, run):
     away, others = gateway.balancers[-1], gateway.balancers[:-1]
-    if not others:
-        pytest.skip("there is one balancer only")
+    needs(others, "there is one balancer only")
     gone = add(gateway, f"gone-{run}")
     units = gateway.sh(
         away, "systemctl list-units --plain --no-legend --state=active 'ssh.s*' | cut -d' ' -f1"

@@ -15,7 +15,7 @@ import pytest
 
 from tests.lab import soak
 from tests.lab.conftest import SOAK, Lab
-from tests.lab.helpers import server_states, slot_servers, wait_for
+from tests.lab.helpers import needs, server_states, slot_servers, wait_for
 from tests.lab.idle import Idle, answer, running_chromium, translate
 from tests.lab.jobs import Tally, by_gradio, in_thread, one, spread, together
 from tests.lab.pages import Browser, Page
@@ -166,8 +166,7 @@ async def _by_turns(
 @pytest.fixture(scope="module", params=["lb-01", "lb-02"])
 def balancer(lab: Lab, request: pytest.FixtureRequest) -> str:
     name: str = request.param
-    if name not in lab.urls:
-        pytest.skip(f"this lab has no {name}")
+    needs(name in lab.urls, f"this lab has no {name}")
     slots = [row["svname"] for row in _servers(lab, name)]
     for slot in slots:
         wait_for(lambda slot=slot: server_states(lab, slot) == {"UP"}, 60, f"{slot} is not up")
@@ -209,8 +208,8 @@ def test_no_job_fails(lab: Lab, balancer: str, case: str) -> None:
 def test_sessions_whose_requests_come_by_both_balancers(lab: Lab, balancer: str) -> None:
     """A job is asked for here, and its events there, as when one balancer takes the other's address over."""
     other = next((url for name, url in lab.urls.items() if name != balancer), None)
-    if other is None:
-        pytest.skip("this lab has one balancer")
+    needs(other, "this lab has one balancer")
+    assert other is not None
 
     async def jobs() -> Tally:
         async with Browser(lab.urls[balancer], cookies=False) as here, Browser(other, cookies=False) as there:

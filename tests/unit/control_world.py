@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from fleet.balancer.deploy import EMPTY_STATE, SAVE_STATE, save_state_script
-from fleet.balancer.render import SOCKET, render
+from fleet.balancer.paths import SOCKET
+from fleet.balancer.render import render
 from fleet.balancer.workers import MASTER
 from fleet.control import Balancers
 from fleet.errors import UnreachableError

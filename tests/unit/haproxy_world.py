@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from fleet.balancer.deploy import EMPTY_STATE, save_state_script
+from fleet.balancer.paths import SOCKET
 from fleet.balancer.probe import RUNTIME_PROBE
-from fleet.balancer.render import SOCKET, Settings, render
+from fleet.balancer.render import Settings, render
 from fleet.balancer.stats import BalancerState, parse_balancer
 from fleet.data import data_dir
 from fleet.model.facts import Answer

@@ -139,7 +139,7 @@ hostile = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@settings(max_examples=20, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(
     place=st.sampled_from(PLACES),
     value=hostile,

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from fleet.balancer.stats import Admin, ServerState
 from fleet.console.control import DrainView, ReadyView, WeightView, control_json
-from fleet.control.model import BalancerReport, Drained, Problem, SlotDrain, Told
+from fleet.control.model import BalancerReport, Drained, SlotDrain, Told
 from fleet.errors import ExitCode, TaskError, UnreachableError
+from fleet.model.problem import Problem
 
 BUSY = SlotDrain("gpu-01-0", jobs=3, pages=11, at_start=3, seconds=1.2)
 TOLD = BalancerReport("lb-01")

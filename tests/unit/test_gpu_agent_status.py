@@ -142,12 +142,12 @@ def with_more(facts: Facts, more: str) -> Facts:
 def test_a_gateway_that_one_balancer_lacks_is_told():
     guarded = with_more(asked(WELL, WELL), "\ngateway,FRONTEND,0,\n")
     assert told(status(guarded, guarded)) == []
-    assert told(status(guarded, asked(WELL, WELL))) == [("lb-02", "it has no gateway, and lb-01 has")]
+    assert told(status(guarded, asked(WELL, WELL))) == [("lb-02", "it has no gateway; lb-01 has one")]
 
 
 @pytest.mark.parametrize(
     ("days", "words"),
-    [(400, None), (15, None), (3, "its certificate ends in 2 days, "), (-2, "its certificate ended on ")],
+    [(400, None), (15, None), (3, "its certificate ends within 3 days, "), (-2, "its certificate ended on ")],
 )
 def test_a_certificate_that_ends_soon_is_told(days, words):
     ends = (datetime.now(UTC) + timedelta(days=days)).strftime("%b %d %H:%M:%S %Y GMT")

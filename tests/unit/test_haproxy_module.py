@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from fleet.balancer import deploy
-from fleet.balancer.paths import CERTIFICATE_FILE
+from fleet.balancer.paths import CERTIFICATE_FILE, CONFIG_FILE, LUA_FILE, STATE_FILE
 from fleet.balancer.probe import PACKAGE_PROBE, RUNTIME_PROBE
-from fleet.balancer.render import CONFIG_FILE, LUA_FILE, STATE_FILE, config_hash, render
+from fleet.balancer.render import config_hash, render
 from fleet.errors import TaskError
 from fleet.gpu.probe import GPU_PROBE
 from fleet.model.facts import Answer, Facts
