@@ -25,7 +25,7 @@ $(BIN)/.ready: pyproject.toml requirements/dev.txt
 setup-test: setup
 	@lab/bin/need docker-cli haproxy nginx socat openssh-server openssh-client chromium curl sslscan
 
-demo: setup ## Build the lab, provision it, show its status, translate
+demo: setup ## Build the lab, provision it, show its status, translate, upgrade it under load
 	@$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" lab/bin/demo
 
 lab-up: setup ## Start the lab's bare hosts

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fleet.balancer.paths import CONFIG_FILE, LUA_FILE, SOCKET, STATE_FILE
+from fleet.balancer.paths import CONFIG_FILE, LUA_FILE, PORTS_FILE, SOCKET, STATE_FILE
 from fleet.balancer.render import Settings
 from fleet.data import data_dir
 from fleet.errors import Place
@@ -157,10 +157,29 @@ apply || { tell >&2; exit 1; }
 )
 
 # HAProxy's own check does not try addresses and ports, and a reload onto one that it cannot have stops the
-# service a while.
+# service a while. A port told at run time gives way to a configuration that changes the slot's port: that was
+# made from what runs. One that says what the configuration before said may just not know of the other port.
 _DEPLOY = (
     _COMMON
+    + f"ports={PORTS_FILE}\n"
     + """\
+give_way() {
+  rm -f "$ports.old"
+  [ -e "$ports" ] || return 0
+  flock -w 10 9 && cp -p "$ports" "$ports.old" && cp -p "$ports" "$ports.new" || return 1
+  before=$config.old
+  [ -e "$before" ] || before=/dev/null
+  awk '
+    part != "told" && $1 == "server" {
+      n = split($3, word, ":")
+      if (work && part == "new") after[$2] = word[n]
+      else if (work) before[$2] = word[n]
+    }
+    part != "told" && /^[a-z]/ { work = $1 == "backend" && $2 == "work" }
+    part == "told" && $1 in before && before[$1] == after[$1]
+  ' part=old "$before" part=new "$config" part=told "$ports" > "$ports.new" || return 1
+  if [ -s "$ports.new" ]; then mv -f "$ports.new" "$ports"; else rm -f "$ports.new" "$ports"; fi
+}
 for port in $(sed -n 's/^ *bind [^ ]*:\\([0-9][0-9]*\\)\\( .*\\)*$/\\1/p' "$config.new"); do
   taken=$(ss -Hltnp "sport = :$port" 2>/dev/null | grep -v '"haproxy"')
   [ -z "$taken" ] || { printf 'port %s is taken by another program:\\n%s\\n' "$port" "$taken" >&2; exit 1; }
@@ -175,8 +194,9 @@ done
 rm -f "$config.old"
 [ ! -e "$config" ] || cp -p "$config" "$config.old" || exit 1
 mv -f "$config.new" "$config" || exit 1
-apply && exit 0
+give_way 9< "${ports%/*}" && apply && { rm -f "$ports.old"; exit 0; }
 tell >&2
+[ ! -e "$ports.old" ] || mv -f "$ports.old" "$ports"
 mv -f "$config" "$config.failed"
 if [ -e "$config.old" ]; then
   cp -p "$config.old" "$config"

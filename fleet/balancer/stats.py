@@ -14,6 +14,8 @@ from fleet.model.facts import Answer
 
 WORK = "work"
 
+_ANSWERS = ("1xx", "2xx", "3xx", "4xx", "5xx", "other")
+
 
 class Admin(Enum):
     """What an operator or a rollout decided about a server, whatever its health checks say."""
@@ -51,6 +53,8 @@ class ServerState:
     redispatches: int = 0
     responses_5xx: int = 0
     response_time: int = 0
+    answers: int = 0
+    total_time: int = 0
     check_status: str = ""
     check_detail: str = ""
     last_change: int = 0
@@ -157,6 +161,8 @@ def _servers(text: str) -> Iterator[ServerState]:
             redispatches=_int(row.get("wredis")),
             responses_5xx=_int(row.get("hrsp_5xx")),
             response_time=_int(row.get("rtime")),
+            answers=sum(_int(row.get(f"hrsp_{kind}")) for kind in _ANSWERS),
+            total_time=_int(row.get("ttime")),
             check_status=row.get("check_status", "").removeprefix("* "),
             check_detail=row.get("last_chk") or row.get("check_desc") or "",
             last_change=_int(row.get("lastchg")),

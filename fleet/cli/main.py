@@ -11,7 +11,20 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from fleet.cli import control, init, inventory, key, lab, lb, provision, status, translate, trust
+from fleet.cli import (
+    control,
+    history,
+    init,
+    inventory,
+    key,
+    lab,
+    lb,
+    provision,
+    status,
+    translate,
+    trust,
+    upgrade,
+)
 from fleet.errors import ExitCode, FleetError
 
 app = typer.Typer(
@@ -23,6 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="Keep a translation service up on GPU hosts: provision them over SSH, balance them with HAProxy.",
     epilog="Exit codes: 0 done, 1 a host failed, 2 invalid input, 3 a host was unreachable, "
+    "4 an upgrade stopped or went back, 5 another operator has the lease, "
     "10 changes pending (--check --exit-code). Start with: fleet init DIR",
 )
 
@@ -73,11 +87,17 @@ for command in (
     control.drain,
     control.ready,
     control.weight,
+    history.history,
 ):
     app.command(command.__name__.removesuffix("_playbook"))(_at_once(command))
+for rollout in (upgrade.upgrade, upgrade.rollback):
+    app.command(rollout.__name__)(rollout)  # they have their own way with Ctrl-C
 for info in (*key.app.registered_commands, *lb.app.registered_commands):
     if info.callback is not None:
         info.callback = _at_once(info.callback)
+app.add_typer(
+    history.app, name="release", short_help="One release: what it is, who brought it, where it runs."
+)
 app.add_typer(key.app, name="key", short_help="API keys of the gateway: who may use the service.")
 app.add_typer(lb.app, name="lb", short_help="The balancers' configuration: show, compare, check, deploy.")
 app.add_typer(lab.app, name="lab", short_help="A real fleet on this machine, to try and test.")

@@ -34,11 +34,14 @@ class Balancers:
     Every method works on all of them side by side. A balancer that fails has its error in `errors` from then
     on and is left out; when none is left, the first error is raised. `mute` tells, after `in_flight`, how
     many HAProxy processes of before a reload could not be asked, by balancer; `told`, which balancers carried
-    out the last command. Not thread-safe.
+    out the last command. `guard` wraps every step that changes something. Not thread-safe.
     """
 
-    def __init__(self, names: Sequence[str], opener: Opener) -> None:
+    def __init__(
+        self, names: Sequence[str], opener: Opener, guard: Callable[[Run], Run] = lambda step: step
+    ) -> None:
         self.names = tuple(names)
+        self._guard = guard
         self.errors: dict[str, FleetError] = {}
         self.mute: dict[str, int] = {}
         self.told: frozenset[str] = frozenset()
@@ -102,11 +105,15 @@ class Balancers:
         """Give the slots a weight (0 to 256) until told otherwise."""
         self._tell(slots, lambda names: runtime.set_weights(names, weight))
 
+    def tell(self, slots: Sequence[str], step: Callable[[list[str]], Run]) -> None:
+        """A step of one's own for each balancer, made for those of the slots that it has servers for."""
+        self._tell(slots, step)
+
     def cut(self, slots: Sequence[str]) -> Mapping[str, int]:
         """End the slots' jobs in flight, old HAProxy processes' too, and count them. Open pages stay."""
 
         def cut(name: str) -> Counter[str]:
-            opened, step = self._open[name], runtime.cut(self._having(name, slots))
+            opened, step = self._open[name], self._guard(runtime.cut(self._having(name, slots)))
             stdin = step.stdin if isinstance(step.stdin, bytes) else None
             result = opened.remote.run(step.argv, stdin=stdin, timeout=step.timeout)
             if result.rc:
@@ -146,7 +153,7 @@ class Balancers:
 
         def tell(name: str) -> None:
             if names := self._having(name, slots, but):
-                self._open[name].runner.execute(step(names), lambda *_: None)
+                self._open[name].runner.execute(self._guard(step(names)), lambda *_: None)
 
         if not self._seen:
             self.look()

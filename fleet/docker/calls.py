@@ -10,6 +10,8 @@
 | remove | name, force (default false) |
 | rename | name, to |
 | login | registry, auth (checks a login, stores nothing) |
+| resolve | reference, auth (optional); answers the digest that the registry has for it now |
+| remove_image | reference, force (default false; true: under all its names) |
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fleet.docker.failures import engine_error
-from fleet.docker.pulling import Progress, RegistryLogin, pull
+from fleet.docker.pulling import Progress, RegistryLogin, pull, resolve
 from fleet.docker.references import repository, tag
 from fleet.docker.shared import Shared
 from fleet.model.secret import Secret
@@ -86,6 +88,15 @@ def _check_login(client: DockerClient, arguments: Arguments, progress: Progress,
     )
 
 
+def _resolve(client: DockerClient, arguments: Arguments, progress: Progress, shared: Shared) -> str:
+    return resolve(client, str(arguments["reference"]), _login(arguments))
+
+
+def _remove_image(client: DockerClient, arguments: Arguments, progress: Progress, shared: Shared) -> None:
+    reference, force = str(arguments["reference"]), bool(arguments.get("force", False))
+    _do(f"cannot remove image {reference}", lambda: client.api.remove_image(reference, force=force))
+
+
 CALLS: Mapping[str, Call] = {
     "pull": _pull,
     "tag": _tag,
@@ -95,6 +106,8 @@ CALLS: Mapping[str, Call] = {
     "remove": _remove,
     "rename": _rename,
     "login": _check_login,
+    "resolve": _resolve,
+    "remove_image": _remove_image,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fleet.errors import StepError
 from fleet.model.secret import Secret
@@ -49,7 +49,16 @@ class HostRunner:
         elif isinstance(step, Upload):
             self._remote.upload(step.path, step.content, mode=step.mode, owner=step.owner, group=step.group)
         else:
-            self._call(step, progress)
+            self.ask(step, progress)
+
+    def ask(self, call: EngineCall, progress: Progress = lambda *_: None) -> Any:
+        """Do an engine operation and return what it answers."""
+        from fleet.docker.calls import CALLS
+        from fleet.docker.client import open_engine
+
+        if self._engine is None:
+            self._engine = open_engine(self._remote)
+        return CALLS[call.operation](self._engine, call.arguments, progress, self._shared)
 
     def close(self) -> None:
         """Close the Docker client, if one was opened."""
@@ -65,14 +74,6 @@ class HostRunner:
                 f"{step.title or f'`{_short(step.argv)}`'} ended with {result.rc}",
                 output=_NONCE.sub("", (result.err or result.out).decode("utf-8", "replace").strip()),
             )
-
-    def _call(self, step: EngineCall, progress: Progress) -> None:
-        from fleet.docker.calls import CALLS
-        from fleet.docker.client import open_engine
-
-        if self._engine is None:
-            self._engine = open_engine(self._remote)
-        CALLS[step.operation](self._engine, step.arguments, progress, self._shared)
 
 
 def _short(argv: tuple[str, ...], limit: int = 120) -> str:

@@ -61,22 +61,29 @@ def container_name(slot: Slot) -> str:
     return f"fleet-{slot.name}"
 
 
-def labels_for(spec: ContainerSpec, slot: Slot, digest: str) -> dict[str, str]:
-    """The labels by which the slot's container is known again."""
-    return {
+def labels_for(spec: ContainerSpec, slot: Slot, digest: str, port: int | None = None) -> dict[str, str]:
+    """The labels by which the slot's container is known again; `port` as in `create_body`."""
+    labels = {
         "fleet.slot": slot.name,
         "fleet.release": release_of(spec, digest),
         "fleet.image": spec.image,
         "fleet.digest": digest,
         "fleet.gpu": slot.uuid,
     }
+    if port not in (None, slot.port):
+        labels["fleet.port"] = str(port)
+    return labels
 
 
-def create_body(spec: ContainerSpec, slot: Slot, digest: str) -> dict[str, Any]:
-    """The Engine API's ContainerCreate body for the slot's container."""
-    port = f"{spec.container_port}/tcp"
+def create_body(spec: ContainerSpec, slot: Slot, digest: str, port: int | None = None) -> dict[str, Any]:
+    """The Engine API's ContainerCreate body for the slot's container.
+
+    `port` is the host port it publishes, by default the slot's usual one; it is no part of the release.
+    """
+    exposed = f"{spec.container_port}/tcp"
+    published = slot.port if port is None else port
     host: dict[str, Any] = {
-        "PortBindings": {port: [{"HostIp": spec.bind, "HostPort": str(slot.port)}]},
+        "PortBindings": {exposed: [{"HostIp": spec.bind, "HostPort": str(published)}]},
         "DeviceRequests": [_device_request(spec, slot)],
         "RestartPolicy": {"Name": spec.restart},
         "Init": spec.init,
@@ -96,9 +103,9 @@ def create_body(spec: ContainerSpec, slot: Slot, digest: str) -> dict[str, Any]:
         host["ReadonlyRootfs"] = True
     body: dict[str, Any] = {
         "Image": spec.image,
-        "Labels": labels_for(spec, slot, digest),
+        "Labels": labels_for(spec, slot, digest, port),
         "Env": [f"{key}={value}" for key, value in sorted(spec.env.items())],
-        "ExposedPorts": {port: {}},
+        "ExposedPorts": {exposed: {}},
         "StopTimeout": spec.stop_timeout,
         "HostConfig": host,
     }

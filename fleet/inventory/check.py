@@ -91,6 +91,12 @@ def _check_value(document: Document, variable: Variable, node: Any, value: Any) 
             return
         for index, (item_node, item) in enumerate(zip(node.value, value, strict=True)):
             _check_text(document, f"{name}[{index}]", item_node, item)
+    elif kind is Kind.MAPPINGS and isinstance(value, list):
+        for item_node, item in zip(node.value, value, strict=True):
+            if isinstance(item, dict):
+                _check_members(document, variable, item_node, item)
+            else:
+                _wrong_kind(document, name, item_node, item, Kind.MAPPING)
     elif not isinstance(value, dict):
         _wrong_kind(document, name, node, value, kind)
     else:

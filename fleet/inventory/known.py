@@ -17,6 +17,7 @@ class Kind(Enum):
     BOOLEAN = "true or false"
     TEXTS = "a list of texts"
     MAPPING = "a mapping"
+    MAPPINGS = "a mapping, or a list of mappings"
     NAMED_TEXTS = "a mapping of names to texts"
     NAMED_NUMBERS = "a mapping of names to whole numbers"
 
@@ -55,6 +56,10 @@ FLEET_VARIABLES: dict[str, Variable] = _table(
     _text("fleet_known_hosts", "the file of pinned SSH host keys"),
     _text("image", "the image every GPU runs, such as registry.example:5000/hunyuan-mt-webui:v1"),
     _port("slot_port_base", "the host port of GPU 0; GPU n listens on this plus n (default 7860)"),
+    _port(
+        "slot_port_beside",
+        "how far above a slot's port its second one is, for a container beside the first (default 16)",
+    ),
     Variable("slot_env", Kind.NAMED_TEXTS, "environment of the containers"),
     Variable("slot_volumes", Kind.TEXTS, "volumes of the containers, source:/destination[:ro]"),
     _text("gpu_memory_min", "the memory a GPU must have to get a container, such as 12GiB"),
@@ -129,9 +134,9 @@ FLEET_VARIABLES: dict[str, Variable] = _table(
     ),
     Variable(
         "golden",
-        Kind.MAPPING,
-        "a translation with a known answer, made to prove that the model works",
-        members=("inputs", "contains", "api", "deadline"),
+        Kind.MAPPINGS,
+        "translations with known answers, made to prove that the model works",
+        members=("inputs", "contains", "equals", "similar", "ratio", "api", "deadline"),
     ),
     Variable(
         "docker_source",

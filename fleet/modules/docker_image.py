@@ -77,7 +77,7 @@ class DockerImage:
         wanted = args.digest or args.name.partition("@")[2]
         if images is not None and _has(images, args.name, wanted):
             return ()
-        login = _login(args, ctx)  # a missing password is better found before anything is changed
+        login = login_of(args, ctx)  # a missing password is better found before anything is changed
         if images is None:
             return (Change(f"pull {args.name}"),)
         digest = wanted or _digest_elsewhere(args.name, ctx)
@@ -114,7 +114,8 @@ def _digest_elsewhere(name: str, ctx: Context) -> str:
     return max(sorted(found), key=found.__getitem__, default="")
 
 
-def _login(args: DockerImageArgs, ctx: Context) -> dict[str, Any] | None:
+def login_of(args: DockerImageArgs, ctx: Context) -> dict[str, Any] | None:
+    """The pull's login (`username`, `password` as Secret), None without one; InputError where it lacks."""
     if not args.username:
         return None
     if args.password_env:

@@ -13,20 +13,20 @@ _SECRET = re.compile(r"PASS|TOKEN|SECRET|KEY|CREDENTIAL|AUTH|DSN", re.IGNORECASE
 _NONE = "(none)"
 
 
-def wanted_port(spec: ContainerSpec, slot: Slot) -> Port:
-    """The port the slot's container publishes."""
+def wanted_port(spec: ContainerSpec, slot: Slot, port: int | None = None) -> Port:
+    """What the slot's container publishes: `port`, by default the slot's usual one."""
     address = "" if spec.bind in ("0.0.0.0", "::") else spec.bind
-    return Port(slot.port, f"{spec.container_port}/tcp", address)
+    return Port(slot.port if port is None else port, f"{spec.container_port}/tcp", address)
 
 
-def wanted_fields(spec: ContainerSpec, slot: Slot, digest: str) -> dict[str, str]:
+def wanted_fields(spec: ContainerSpec, slot: Slot, digest: str, port: int | None = None) -> dict[str, str]:
     """The comparable fields of the container that should be, as text."""
     log = f"json-file max-file={spec.log_max_file}, max-size={spec.log_max_size}"
     found = {
         "image": spec.image,
         "digest": digest,
         "gpu": slot.uuid,
-        "port": show_port(wanted_port(spec, slot)),
+        "port": show_port(wanted_port(spec, slot, port)),
         **{f"env.{key}": value for key, value in sorted(spec.env.items())},
         "mounts": ", ".join(sorted(spec.volumes)),
         "restart": spec.restart,

@@ -12,6 +12,7 @@ from fleet.docker.boot import lost
 from fleet.docker.staying import stays_up
 from fleet.gpu.container import ContainerSpec, container_name, create_body, release_of
 from fleet.gpu.probe import GpuProcess
+from fleet.gpu.slots import ports_of
 from fleet.model.slot import Slot
 from fleet.model.steps import Change, EngineCall, Run, Step
 from fleet.modules.base import Context
@@ -93,12 +94,19 @@ class SlotPlanner:
         )
 
     def _fits(self, container: Container, slot: Slot) -> bool:
+        port = self._port(container, slot)
         return (
             container.labels.get("fleet.release") in {release_of(self.spec, d) for d in self.digests}
             and container.gpus == (slot.uuid,)
-            and container.ports == (wanted_port(self.spec, slot),)
+            and container.ports == (wanted_port(self.spec, slot, port),)
             and container.state != "dead"
         )
+
+    def _port(self, container: Container | None, slot: Slot) -> int:
+        """The slot's second port where the container was made for that; else the usual one."""
+        usual, second = ports_of(self.ctx.host, slot)
+        label = container.labels.get("fleet.port") if container is not None else None
+        return second if label == str(second) else usual
 
     def _in_the_way(self) -> Iterator[tuple[str, tuple[Container, str]]]:
         """Containers of ours that must go before any slot is filled, by id, each with the reason.
@@ -167,15 +175,18 @@ class SlotPlanner:
         self, slot: Slot, current: Container | None, gone: dict[str, tuple[Container, str]]
     ) -> Change:
         """The slot's container is created, in place of the present one."""
-        self._check_free(slot)
+        self._check_rolled_out(current)
+        # A replacement is where the balancers know the one before it to be.
+        port = self._port(current if current is not None and _holds(current) else None, slot)
+        self._check_free(slot, port)
         name = container_name(slot)
         steps: list[Step] = []
         for container in self.containers:
             if container.id not in gone and (container is current or container.name == name):
                 steps += self._removal(container)
-        body = create_body(self.spec, slot, self.digests[0])
+        body = create_body(self.spec, slot, self.digests[0], port)
         steps += [EngineCall("create", {"name": name, "body": body}), EngineCall("start", {"name": name})]
-        after = wanted_fields(self.spec, slot, self.digests[0])
+        after = wanted_fields(self.spec, slot, self.digests[0], port)
         before = actual_fields(current, tuple(after)) if current else {}
         release = current.labels.get("fleet.release", "") if current else ""
         diff = show_diff(name, before, after, (release, release_of(self.spec, self.digests[0])))
@@ -192,9 +203,24 @@ class SlotPlanner:
             return (remove,)
         return EngineCall("stop", {**name, "timeout": self.spec.stop_timeout}), remove
 
-    def _check_free(self, slot: Slot) -> None:
-        """Raise where something that is not ours holds the slot's name, port or GPU."""
-        port = wanted_port(self.spec, slot)
+    def _check_rolled_out(self, current: Container | None) -> None:
+        """Raise where an upgrade started what runs: another image here would replace it without draining."""
+        if current is None or not _holds(current) or not current.labels.get("fleet.rollout"):
+            return
+        digest = current.labels.get("fleet.digest", "")
+        if digest in self.digests:
+            return
+        runs = current.labels.get("fleet.image") or current.image
+        raise self.ctx.fail(
+            f"{current.slot} runs {runs} ({digest[:19]}) since the rollout "
+            f"{current.labels['fleet.rollout']}; the playbook says {self.spec.image}",
+            remedy=f"write the image that runs into the inventory, or drain and replace it: "
+            f"`fleet upgrade {self.spec.image}`",
+        )
+
+    def _check_free(self, slot: Slot, number: int) -> None:
+        """Raise where something that is not ours holds the slot's name, this port or the GPU."""
+        port = wanted_port(self.spec, slot, number)
         for other in self.containers:
             if other.slot is not None:
                 continue
@@ -207,7 +233,7 @@ class SlotPlanner:
                 same_address = not taken.host_ip or not port.host_ip or taken.host_ip == port.host_ip
                 if _holds(other) and taken.host_port == port.host_port and same_address:
                     raise self.ctx.fail(
-                        f"port {slot.port} of slot {slot.name} is taken by the container "
+                        f"port {number} of slot {slot.name} is taken by the container "
                         f"{other.name} ({other.image})",
                         remedy="stop that container, or set slot_port_base to free ports",
                     )

@@ -170,7 +170,7 @@ class GpuContainers:
         _check_gpus(args, slots, gpus, ctx)
         if engine is None or images is None or containers is None:
             return [_deferred(args, slots, "once the Docker Engine runs")]
-        driver = _gpu_driver(args, engine, ctx)
+        driver = gpu_driver(args, engine, ctx)
         if driver == "cdi" and not engine.cdi:
             return [_deferred(args, slots, "once the Docker Engine has CDI")]
         image = find_image(images, args.image)
@@ -178,7 +178,7 @@ class GpuContainers:
             return [_deferred(args, slots, "once it is pulled")]
         planner = SlotPlanner(
             ctx=ctx,
-            spec=_spec(args, driver),
+            spec=container_spec(args, driver),
             digests=digests_of(image, args.image),
             slots=slots,
             containers=containers,
@@ -219,7 +219,8 @@ def _check_gpus(
             )
 
 
-def _gpu_driver(args: GpuContainersArgs, engine: Engine, ctx: Context) -> str:
+def gpu_driver(args: GpuContainersArgs, engine: Engine, ctx: Context) -> str:
+    """How containers get their GPU there: "cdi" or "nvidia". Raises TaskError where the engine has it not."""
     if args.gpu_driver == "cdi" and engine.major < _CDI_SINCE:
         raise ctx.fail(
             f"Docker Engine {engine.version} has no CDI (it came with {_CDI_SINCE})",
@@ -230,7 +231,8 @@ def _gpu_driver(args: GpuContainersArgs, engine: Engine, ctx: Context) -> str:
     return "nvidia" if not engine.cdi and "nvidia" in engine.runtimes else "cdi"
 
 
-def _spec(args: GpuContainersArgs, driver: str) -> ContainerSpec:
+def container_spec(args: GpuContainersArgs, driver: str) -> ContainerSpec:
+    """What the host's slots run; `driver` is `gpu_driver`'s."""
     return ContainerSpec(
         image=args.image,
         container_port=args.container_port,

@@ -29,7 +29,7 @@ from fleet.modules._apt import apt_get
 from fleet.modules._files import FileState, Wanted, content_diff, file_probe, file_state, find_source, write
 from fleet.modules._gateway import certificate, hash_of
 from fleet.modules._haproxy_args import TEMPLATE, HaproxyArgs, chosen_profile
-from fleet.modules._slots import balanced_slots
+from fleet.modules._slots import balanced_slots, moved
 from fleet.modules._systemd import unit_probe, unit_state
 from fleet.modules.base import Args, Context
 
@@ -136,6 +136,7 @@ class Haproxy:
             changes.append(Change(f"start {UNIT} at boot", "at boot: no -> yes\n", deploy.enable()))
         if state is not None:
             changes += _weights(slots, state)
+            changes += moved(args.group, deploy.deployed_servers(_text(deployed)), state, ctx)
         if tls is None and file_state(CERTIFICATE_FILE, "hash", facts, ctx).exists:
             remove = Run(("rm", "-f", "--", CERTIFICATE_FILE))
             changes.append(Change(f"remove {CERTIFICATE_FILE}: TLS is off", steps=(remove,)))

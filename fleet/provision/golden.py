@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +39,90 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The sentence to translate: the first input."""
         return self.inputs[0]
 
+    def fault(self, answer: str) -> str:
+        """What is wrong with an answer, such as "lacks '免费'"; empty where nothing is."""
+        wanted = folded(self.contains).casefold()
+        return "" if wanted in folded(answer).casefold() else f"lacks {self.contains!r}"
+
+
+class Pair(Golden, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A translation whose answer is told in one of three ways; with none of them `contains` decides.
+
+    `equals` is the whole answer; `similar` one that it must be like, by `ratio` (0 to 1, as difflib measures
+    it). White space and the forms of characters that Unicode's NFKC makes the same are no difference.
+    """
+
+    equals: str = ""
+    similar: str = ""
+    ratio: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not self.inputs:
+            raise ValueError("inputs must have at least one text")
+        if not _API.fullmatch(self.api):
+            raise ValueError(f"api is {self.api!r}, not an endpoint's name such as translate")
+        if not 0 < self.deadline <= 3600:
+            raise ValueError(f"deadline is {self.deadline:g}; it must be above 0 and at most 3600 seconds")
+        if self.equals and self.similar:
+            raise ValueError("equals and similar cannot both be given")
+        if not 0 < self.ratio <= 1:
+            raise ValueError(f"ratio is {self.ratio:g}; it must be above 0 and at most 1")
+
+    def fault(self, answer: str) -> str:
+        """What is wrong with an answer; empty where nothing is."""
+        from difflib import SequenceMatcher
+
+        if self.equals:
+            return "" if folded(answer) == folded(self.equals) else f"is not {self.equals!r}"
+        if not self.similar:
+            return super().fault(answer)
+        # Without junk: it would leave frequent characters of long texts out.
+        found = SequenceMatcher(None, folded(answer), folded(self.similar), autojunk=False).ratio()
+        if found >= self.ratio:
+            return ""
+        return f"is like {self.similar!r} by {found:.2f} only, not {self.ratio:g}"
+
+
+_API = re.compile(r"[A-Za-z0-9_.-]{1,200}")
+_WAYS = ("contains", "equals", "similar")
+
+
+def folded(text: str) -> str:
+    """A text in Unicode's NFKC, with every run of white space as one space and none at the ends."""
+    return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def read_pairs(given: Any, what: str, place: Place | None = None) -> tuple[Pair, ...]:
+    """Golden pairs as a user wrote them: a mapping, or a list of mappings. `what` names them in errors.
+
+    Raises InputError naming the key.
+    """
+    items = given if isinstance(given, list) else [given]
+    remedy = (
+        "each has `inputs` (a list), one of `contains`, `equals` and `similar`, and maybe "
+        "`api`, `deadline` and `ratio`"
+    )
+    if not items:
+        raise InputError(f"{what} is an empty list", place=place, remedy=remedy)
+    pairs = []
+    for number, item in enumerate(items):
+        path = f"{what}[{number}]" if isinstance(given, list) else what
+        try:
+            pairs.append(msgspec.convert(item, Pair))
+        except msgspec.ValidationError as error:
+            raise InputError(f"{path}: {_keyed(error)}", place=place, remedy=remedy) from error
+        ways = [way for way in _WAYS if way in item]
+        if len(ways) > 1:
+            raise InputError(f"{path} has {' and '.join(ways)}; it takes one", place=place, remedy=remedy)
+        if "inputs" in item and not ways:
+            raise InputError(f"{path} says nothing of the answer", place=place, remedy=remedy)
+    return tuple(pairs)
+
+
+def _keyed(error: msgspec.ValidationError) -> str:
+    """A message with the key as users write it: `$.inputs[0]` is `inputs[0]`."""
+    return re.sub(r" - at `\$\.?([^`]*)`", lambda at: f" (`{at[1]}`)" if at[1] else "", str(error))
+
 
 @dataclass(frozen=True)
 class Translation:
@@ -54,20 +140,18 @@ KEY_VARIABLE = "FLEET_API_KEY"
 """The environment variable that holds an API key of the service, for translations fleet makes itself."""
 
 
-def golden_of(inventory: Inventory) -> Golden:
-    """The inventory's `golden` variable (of the first balancer), or the default sentence."""
+def pairs_of(inventory: Inventory) -> tuple[Pair, ...]:
+    """The inventory's `golden` variable (of the first balancer that has one), or the default sentence."""
     for host in inventory.select("balancer") if "balancer" in inventory.groups else ():
         given = host.vars.get("golden")
         if given is not None:
-            try:
-                return msgspec.convert(given, Golden)
-            except msgspec.ValidationError as error:
-                raise InputError(
-                    f"variable `golden` of {host.name}: {error}",
-                    place=host.place,
-                    remedy="it has `inputs` (a list), `contains`, `api` and `deadline`",
-                ) from error
-    return Golden()
+            return read_pairs(given, f"variable `golden` of {host.name}", host.place)
+    return (Pair(),)
+
+
+def golden_of(inventory: Inventory) -> Golden:
+    """The first of the inventory's golden pairs."""
+    return pairs_of(inventory)[0]
 
 
 def service_url(inventory: Inventory) -> str | None:
@@ -157,9 +241,9 @@ def translate(
             if untrusted
             else "check that this machine reaches the balancer; `fleet status` shows its state",
         ) from error
-    if golden.contains.lower() not in text.lower():
+    if fault := golden.fault(text):
         raise TaskError(
-            f"wrong translation from {url}: {golden.text!r} gave {text!r}, which lacks {golden.contains!r}",
+            f"wrong translation from {url}: {golden.text!r} gave {text!r}, which {fault}",
             remedy="check the image, or set `golden` in the inventory to a sentence this model answers",
         )
     return Translation(text, time.monotonic() - tried)

@@ -118,6 +118,8 @@ def _slot(
         release=container.labels.get("fleet.release"),
         age=max(0, int((now - since).total_seconds())) if now and since else None,
         restarts=container.restarts,
+        # One that a rollout started beside another is on the slot's second port.
+        port=container.ports[0].host_port if container.running and container.ports else slot.port,
     )
 
 

@@ -166,6 +166,21 @@ def test_a_moved_tag_replaces_one_after_the_other():
     assert second.steps[-1] == SETTLE
 
 
+def test_what_an_upgrade_started_is_not_replaced_by_another_image_without_draining():
+    green = inspected(SPEC, slot(0))
+    green["Config"]["Labels"]["fleet.rollout"] = "20261125-081500-3f2a"
+    assert plan(seen=facts(green, gpus=1)) == []
+    with pytest.raises(TaskError) as error:
+        plan(seen=facts(green, gpus=1, docker_images=world.images(digests=[OTHER])))
+    assert "gpu-01-0 runs" in error.value.message
+    assert "since the rollout 20261125-081500-3f2a" in error.value.message
+    assert f"fleet upgrade {IMAGE}" in error.value.remedy
+    # Other settings of the same bytes are drift, and one that does not run serves nobody.
+    other = inspected(replace(SPEC, user="7"), slot(0))
+    other["Config"]["Labels"]["fleet.rollout"] = "20261125-081500-3f2a"
+    assert len(plan(seen=facts(other, gpus=1))) == 1
+
+
 def test_an_image_with_another_name_for_the_same_bytes_replaces_nothing():
     index = "sha256:" + "0" * 64
     assert plan(seen=facts(*both(), docker_images=world.images(digests=[index, DIGEST]))) == []
@@ -490,3 +505,53 @@ def test_wrong_arguments_are_named(wrong, message):
 def test_the_probes_are_all_that_the_plan_reads():
     asked = {probe.key for probe in MODULE.probes(ARGS, CTX)}
     assert asked - {"service.profile"} == set(facts())  # that one is for the balancers
+
+
+def beside(index, spec=SPEC, **changed):
+    """A container of ours on its slot's second port."""
+    found = inspected(spec, slot(index), **changed)
+    body = create_body(spec, slot(index), DIGEST, slot(index).port + 16)
+    found["Config"]["Labels"] = body["Labels"]
+    found["HostConfig"]["PortBindings"] = body["HostConfig"]["PortBindings"]
+    return found
+
+
+def test_a_container_on_its_slots_second_port_is_right():
+    assert plan(seen=facts(beside(0), inspected(SPEC, slot(1)))) == []
+    stopped = beside(0, state="exited")
+    assert plan(seen=facts(stopped, inspected(SPEC, slot(1))))[0].steps[0] == start(0)
+
+
+def test_a_second_port_that_is_not_labelled_or_not_the_slots_is_not_right():
+    unlabelled = beside(0)
+    del unlabelled["Config"]["Labels"]["fleet.port"]
+    for wrong in (unlabelled, inspected(SPEC, slot(0, 7877))):
+        (change,) = plan(seen=facts(wrong, inspected(SPEC, slot(1))))
+        assert change.steps[:3] == (stop("fleet-gpu-01-0"), remove("fleet-gpu-01-0"), create(0))
+        assert change.summary == "replace fleet-gpu-01-0: other port"
+
+
+def test_of_two_that_run_the_right_one_stays_on_whichever_port():
+    blue = inspected(replace(SPEC, env={"OLD": "1"}), slot(0))
+    green = beside(0, name="fleet-gpu-01-0.green")
+    (change,) = plan(seen=facts(blue, green, inspected(SPEC, slot(1))))
+    assert change.steps == (stop("fleet-gpu-01-0"), remove("fleet-gpu-01-0"))
+    blue = inspected(SPEC, slot(0))
+    green = beside(0, replace(SPEC, env={"NEW": "1"}), name="fleet-gpu-01-0.green")
+    (change,) = plan(seen=facts(blue, green, inspected(SPEC, slot(1))))
+    assert change.steps == (stop("fleet-gpu-01-0.green"), remove("fleet-gpu-01-0.green"))
+
+
+def test_what_replaces_a_running_container_is_where_the_balancers_look_for_it():
+    old = beside(0, replace(SPEC, env={"OLD": "1"}))
+    (change,) = plan(seen=facts(old, inspected(SPEC, slot(1))))
+    body = create_body(SPEC, slot(0), DIGEST, 7876)
+    assert change.steps[2] == EngineCall("create", {"name": "fleet-gpu-01-0", "body": body})
+    assert "port" not in change.diff
+
+
+def test_a_second_port_that_somebody_else_has_is_told():
+    old = beside(0, replace(SPEC, env={"OLD": "1"}))
+    taken = foreign("web", PortBindings={"80/tcp": [{"HostIp": "", "HostPort": "7876"}]})
+    with pytest.raises(TaskError, match="port 7876 of slot gpu-01-0 is taken by the container web"):
+        plan(seen=facts(old, inspected(SPEC, slot(1)), taken))

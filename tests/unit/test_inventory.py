@@ -16,7 +16,7 @@ from fleet.errors import InputError, Place
 from fleet.inventory import CONNECTION_VARIABLES, FLEET_VARIABLES, HostRow, Inventory, load, table, variables
 from fleet.inventory.known import ANSIBLE_NAMES, RESERVED
 from fleet.modules.apt_repository import AptRepositoryArgs
-from fleet.provision.golden import Golden
+from fleet.provision.golden import Pair
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "inventory"
 
@@ -170,7 +170,7 @@ def test_the_page_on_inventories_lists_every_variable() -> None:
 
 
 def test_the_table_of_variables_agrees_with_who_reads_them() -> None:
-    assert set(FLEET_VARIABLES["golden"].members) == {f.name for f in msgspec.structs.fields(Golden)}
+    assert set(FLEET_VARIABLES["golden"].members) == {f.name for f in msgspec.structs.fields(Pair)}
     repository = {field.name for field in msgspec.structs.fields(AptRepositoryArgs)}
     assert set(FLEET_VARIABLES["nvidia_repository"].members) == repository
     plays = yaml.safe_load((data_dir("playbooks") / "provision.yml").read_text())

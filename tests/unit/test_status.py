@@ -375,3 +375,13 @@ def test_the_document():
         "age": 10800,
         "restarts": 0,
     }
+
+
+def test_a_slots_port_is_the_one_its_container_publishes():
+    moved = inspected(SPEC, slot(0, 7876))
+    seen = {"gpu-01": gpu_host(moved, RUNNING[1]), "lb-01": balancer(server("gpu-01-0", port=7876), BOTH[1])}
+    status = summarise([HOST, LB], seen)
+    assert [one.port for one in status.slots] == [7876, 7861]
+    assert told(status) == []
+    stopped = inspected(SPEC, slot(0, 7876), state="exited")
+    assert summarise([HOST], {"gpu-01": gpu_host(stopped)}).slots[0].port == 7860

@@ -1,0 +1,1 @@
+"""Blue-green upgrades by draining: plan, journal, execute, gate, roll back, resume."""

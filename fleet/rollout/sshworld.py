@@ -1,0 +1,216 @@
+"""The real world of an executor: GPU hosts and balancers over SSH."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from fleet.docker.answers import Container
+from fleet.docker.readiness import Target
+from fleet.errors import FleetError
+from fleet.gpu.container import container_name
+from fleet.rollout.events import Doing, Listen, Recorded
+from fleet.rollout.golden import Pair
+from fleet.rollout.gpu_memory import Owner
+from fleet.rollout.hosts import GpuHost
+from fleet.rollout.ladder import Readiness, Wanted, climb, memory_now, shape_before, translate
+from fleet.rollout.model import Colour, Entry, Header
+from fleet.rollout.shape import Shape
+from fleet.rollout.snapshot import Seen
+from fleet.rollout.stages import run_stage
+from fleet.rollout.steering import Steering
+from fleet.rollout.stopping import Wish
+from fleet.rollout.store import Store
+from fleet.rollout.swap import in_place, release_label
+from fleet.rollout.world import Say, ServerNow
+
+if TYPE_CHECKING:
+    from fleet.rollout.operate import Setting
+
+
+class SshWorld:
+    """Implements `fleet.rollout.world.World`. Use as a context manager; it closes the steering."""
+
+    def __init__(
+        self,
+        *,
+        header: Header,
+        hosts: Mapping[str, GpuHost],
+        seen: Seen,
+        steering: Steering,
+        store: Store,
+        goldens: Sequence[Pair],
+        setting: Setting,
+        listen: Listen,
+        wish: Wish,
+    ) -> None:
+        self._header = header
+        self._hosts = hosts
+        self._slots = seen.slots
+        self._steering = steering
+        self._store = store
+        self._setting = setting
+        self._listen = listen
+        self._wish = wish
+        self._steer = Lock()
+        self._goldens = tuple(goldens)
+        self._profile = seen.profile
+        self._shape: Shape | None = None
+        self._before: dict[str, Mapping[str, int | None]] = {}
+
+    def __enter__(self) -> SshWorld:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._steering.close()
+
+    def servers(self) -> Sequence[ServerNow]:
+        """Every slot on every balancer now."""
+        with self._steer:
+            return self._steering.servers()
+
+    def drain(self, slots: Sequence[str], deadline: float, say: Say) -> Mapping[str, int]:
+        """No new jobs, and wait for those in flight."""
+        with self._steer:
+            return self._steering.drain(slots, deadline, say)
+
+    def admit(self, weights: Mapping[str, int]) -> None:
+        """New jobs, at the port that the slot's container publishes."""
+        endpoints = {}
+        for name in weights:
+            slot = self._slots[name]
+            container = self._container(name)
+            port = container.ports[0].host_port if container and container.ports else slot.port
+            endpoints[name] = (slot.address, port)
+        with self._steer:
+            self._steering.admit(weights, endpoints)
+
+    def hold(self, slots: Sequence[str]) -> None:
+        """No new jobs; nobody waits."""
+        with self._steer:
+            self._steering.hold(slots)
+
+    def pull(self, host: str, say: Say) -> None:
+        """Have green's bytes on the host."""
+        self._hosts[host].pull(self._header.image, self._header.digest, lambda text: say(host, text))
+
+    def place(self, slot: str, to: Colour, say: Say) -> str:
+        """The slot's container of this colour runs, and no other one."""
+        origin, host = self._header.origin(slot), self._host(slot)
+        green = to == "green"
+        release = origin.green if green else origin.release
+        running = self.running(slot)
+        if running is not None and running[1] == release:
+            return running[0]
+        if green:
+            self._remember_shape(slot)
+        host.place(
+            self._slots[slot],
+            release,
+            self._header.image if green else origin.image,
+            self._header.digest if green else origin.digest,
+            lambda text: say(slot, text),
+            rollout=self._header.id,
+            discard="" if green else origin.green,
+            starting=lambda: self._before.update({slot: self._memory(slot)}),
+        )
+        running = self.running(slot)
+        return running[0] if running else ""
+
+    def running(self, slot: str) -> tuple[str, str] | None:
+        """The run of the container in the slot's place, and its release.
+
+        A run ends when its process does: the engine's restarts make new ones of the same container.
+        """
+        container = self._container(slot)
+        if container is None or not container.running:
+            return None
+        return _run(container), release_label(container)
+
+    def climb(self, slot: str, to: Colour, deadline: float, say: Say) -> float:
+        """Every rung of readiness."""
+        return climb(self._look(slot), self._wanted(slot, to), deadline, say, sleep=time.sleep)
+
+    def golden(self, slot: str) -> float:
+        """The golden translation straight to the slot."""
+        return translate(self._look(slot), self._wanted(slot, "green"))
+
+    def log(self, slot: str) -> str:
+        """The end of its container's log."""
+        return self._look(slot)(log=True).log
+
+    def prune(self, host: str, retain: int) -> None:
+        """Remove what is older than the retained releases."""
+        from fleet.rollout.operate import images_of
+
+        slots = [slot for slot in self._slots.values() if slot.host == host]
+        self._hosts[host].prune(slots, retain, images_of(self._header))
+
+    def stage(self, name: str, variables: Mapping[str, Any]) -> None:
+        """The user's own tasks."""
+        book = self._setting.defaults.stages.get(name)
+        if book is not None and book.plays:
+            self._listen(Doing("stage", name))
+            opener, inventory = self._setting.opener, self._setting.inventory
+            run_stage(book, inventory, opener, lambda _: None, variables, name=name)
+
+    def record(self, step: str, slots: Sequence[str] = (), wave: int = 0, **detail: Any) -> Entry:
+        """One more entry, on every balancer."""
+        entry = Entry(self._store.next_number, round(self.clock(), 3), step, tuple(slots), wave, detail)
+        self._store.append(entry)
+        self._listen(Recorded(entry))
+        return entry
+
+    def pause(self, seconds: float) -> None:
+        """Let time pass, or somebody's wish to stop end it."""
+        self._wish.doze(seconds)
+
+    def clock(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def _host(self, slot: str) -> GpuHost:
+        return self._hosts[self._slots[slot].host]
+
+    def _container(self, name: str) -> Container | None:
+        """What is in the slot's place now."""
+        return in_place(self._host(name).containers(), self._slots[name])
+
+    def _remember_shape(self, slot: str) -> None:
+        """The API that clients know: the first blue slot that tells it."""
+        if self._shape is None:
+            try:
+                self._shape = shape_before(self._look(slot))
+            except FleetError:
+                self._shape = None
+
+    def _memory(self, slot: str) -> Mapping[str, int | None]:
+        try:
+            return memory_now(self._look(slot))
+        except FleetError:
+            return {}
+
+    def _look(self, slot_name: str) -> Readiness:
+        slot, container = self._slots[slot_name], self._container(slot_name)
+        port = container.ports[0].host_port if container and container.ports else slot.port
+        name = container.name if container else container_name(slot)
+        target = Target(name, port, profile=self._profile)
+        return Readiness(target, self._host(slot_name).script)
+
+    def _wanted(self, name: str, to: Colour) -> Wanted:
+        slot, container = self._slots[name], self._container(name)
+        busy = [other.uuid for other in self._slots.values() if other.host == slot.host and other is not slot]
+        owner = Owner(container.id if container else "", slot.uuid, self._before.get(name, {}), busy)
+        shape = self._shape if to == "green" else None
+        return Wanted(name, owner, self._goldens, self._profile, shape)
+
+
+def _run(container: Container) -> str:
+    """One run of a container: its id, when it was started, how often it was restarted."""
+    started = f"{container.started:%Y%m%dT%H%M%S.%f}" if container.started else ""
+    return f"{container.id[:12]} {started} {container.restarts}"

@@ -1,0 +1,124 @@
+"""From what a slot has to the one container it shall run: the steps, a pure function.
+
+The container that serves bears the slot's name, `fleet-HOST-INDEX`; one that is kept for a rollback is
+stopped and bears its release behind it, `fleet-HOST-INDEX.RELEASE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fleet.docker.answers import Container
+from fleet.gpu.container import container_name
+from fleet.model.slot import Slot
+from fleet.model.steps import EngineCall, Step
+
+_HOLDS = ("running", "paused", "restarting")
+
+
+def kept_name(slot: Slot, release: str) -> str:
+    """The name of a container that does not serve."""
+    return f"{container_name(slot)}.{release[:8]}"
+
+
+def release_label(container: Container) -> str:
+    """The release a container was made for; empty where it is not known."""
+    return container.labels.get("fleet.release", "")
+
+
+def of_slot(containers: Iterable[Container], slot: Slot) -> tuple[Container, ...]:
+    """The slot's containers, the newest start first."""
+    mine = [container for container in containers if container.slot == slot.name]
+    return tuple(sorted(mine, key=lambda c: c.started.timestamp() if c.started else 0.0, reverse=True))
+
+
+def in_place(containers: Iterable[Container], slot: Slot) -> Container | None:
+    """The container in the slot's place: one that holds the GPU, else the one that bears the slot's name."""
+    mine = of_slot(containers, slot)
+    return next((c for c in mine if c.state in _HOLDS and c.name == container_name(slot)), None) or next(
+        (c for c in mine if c.state in _HOLDS),
+        next((c for c in mine if c.name == container_name(slot)), None),
+    )
+
+
+def place_steps(
+    slot: Slot,
+    containers: Sequence[Container],
+    release: str,
+    body: Mapping[str, Any] | None,
+    *,
+    stop_timeout: int,
+    discard: str = "",
+) -> list[Step]:
+    """The steps after which the slot runs `release` and nothing else; none where it does already.
+
+    An empty release is nothing at all. `body` makes the container where there is none yet. What else the slot
+    has is stopped and set aside; what is of the release `discard` is removed. Each step leaves a state from
+    which the same function goes on. Raises ValueError where there is no such container and no body.
+    """
+    mine = of_slot(containers, slot)
+    target = _target(mine, slot, release) if release else None
+    steps: list[Step] = []
+    for other in mine:
+        if other is target:
+            continue
+        if other.state in _HOLDS:
+            steps.append(EngineCall("stop", {"name": other.name, "timeout": stop_timeout}))
+        if release_label(other) in ("", release, discard):
+            steps.append(EngineCall("remove", {"name": other.name}))
+        elif other.name == container_name(slot):
+            steps += _aside(other, mine, slot)
+    name = container_name(slot)
+    if not release:
+        return steps
+    if target is None:
+        if body is None:
+            raise ValueError(f"{slot.name} has no container of release {release}")
+        return [
+            *steps,
+            EngineCall("create", {"name": name, "body": body}),
+            EngineCall("start", {"name": name}),
+        ]
+    if target.name != name:
+        steps.append(EngineCall("rename", {"name": target.name, "to": name}))
+    if target.state == "paused":
+        steps.append(EngineCall("stop", {"name": name, "timeout": stop_timeout}))
+    if target.state not in ("running", "restarting"):
+        steps.append(EngineCall("start", {"name": name}))
+    return steps
+
+
+def _aside(container: Container, mine: Sequence[Container], slot: Slot) -> list[Step]:
+    """Give the slot's name free; an older container of the same release makes room."""
+    to = kept_name(slot, release_label(container))
+    steps: list[Step] = [
+        EngineCall("remove", {"name": other.name, "force": True}) for other in mine if other.name == to
+    ]
+    return [*steps, EngineCall("rename", {"name": container.name, "to": to})]
+
+
+def _target(mine: Sequence[Container], slot: Slot, release: str) -> Container | None:
+    """The slot's container of a release, on its GPU: one that runs goes first, then the newest."""
+    fitting = [
+        container
+        for container in mine
+        if release_label(container) == release
+        and container.gpus == (slot.uuid,)
+        and container.state not in ("dead", "removing")
+    ]
+    return max(fitting, key=lambda c: (c.state == "running", c.name == container_name(slot)), default=None)
+
+
+def excess(mine: Sequence[Container], retain: int) -> tuple[Container, ...]:
+    """Those of a slot's stopped containers that go: beyond the `retain` newest releases."""
+    stopped = [container for container in mine if container.state not in _HOLDS]
+    kept: list[str] = []
+    gone = []
+    for container in stopped:
+        release = release_label(container)
+        if release and release not in kept and len(kept) < retain:
+            kept.append(release)
+        else:
+            gone.append(container)
+    return tuple(gone)
