@@ -226,6 +226,8 @@ def _see_through(
     if outcome.state == "finished":
         _inventory_note(setting.inventory, view, outcome.header)
     code = _CODES[outcome.state]
+    if wanted.abort and outcome.state == "rolled-back" and not outcome.lost:
+        code = ExitCode.DONE  # that is what was asked for
     if wanted.json:
         from fleet.cli.options import print_json
 

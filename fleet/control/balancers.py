@@ -72,6 +72,11 @@ class Balancers:
         self._seen = self._each(self._look)
         return self._seen
 
+    @property
+    def seen(self) -> Mapping[str, BalancerState]:
+        """What `look` saw last; empty before the first look."""
+        return self._seen
+
     def slots(self) -> tuple[str, ...]:
         """The slots that any balancer had a server for when last looked at, in the balancers' order."""
         return tuple(dict.fromkeys(s.name for state in self._seen.values() for s in state.slots()))

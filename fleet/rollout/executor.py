@@ -14,7 +14,7 @@ from typing import Any
 from fleet.errors import FleetError, TaskError, UnreachableError
 from fleet.rollout.events import Doing, Listen, Outcome, Phase, Stopping
 from fleet.rollout.gating import Gate
-from fleet.rollout.model import Colour, Header, Options
+from fleet.rollout.model import Colour, Header, Options, Strategy
 from fleet.rollout.progress import Progress
 from fleet.rollout.room import Room
 from fleet.rollout.stopping import Interrupted, Wish
@@ -121,12 +121,12 @@ class Rollout:
         last = number == len(self.header.waves)
         going = [slot for slot in slots if slot not in self.progress.admitted]
         if going:
-            self._same_runs(self._accepted_serving())
+            self._stand_beside(number, going)
             self._out(number, going)
             if number == 1:
                 self._gate.baseline(going)
-            if last and self._accepted_serving() and not self.progress.soaked:
-                self._soak(number)
+            if last and not self.progress.soaked and (green := self._green_serving()):
+                self._soak(number, green)
             self._to_green(number, going)
         self._ramp(number, slots)
         self._record("accepted", slots, number)
@@ -135,6 +135,21 @@ class Rollout:
         if number == 1 and not last:
             self.world.stage("canary", variables)
         self.world.stage("each_wave", variables)
+
+    def _stand_beside(self, number: int, slots: Sequence[str]) -> None:
+        """Where both have room, green has climbed every rung beside blue before blue is drained."""
+
+        def stand(slot: str) -> None:
+            self._record("beside", (slot,), number)
+            self.world.beside(slot, self._say_or_stop)
+            golden = self.world.climb(
+                slot, "green", self.options.ready_deadline, self._say_or_stop, 1 + self.options.rehearsals
+            )
+            self._gate.compare(slot, golden)
+
+        self._check()
+        side = [s for s in slots if self.header.origin(s).strategy is Strategy.SIDE_BY_SIDE]
+        self._each([slot for slot in side if slot not in self.progress.moved], stand)
 
     def _out(self, number: int, slots: Sequence[str]) -> None:
         """No jobs are left on the slots, and the floor is kept."""
@@ -154,20 +169,37 @@ class Rollout:
         self._phase(slots, "drained")
 
     def _blue_runs(self, slots: Sequence[str]) -> Mapping[str, str]:
-        """Which run of blue's container serves before a slot is touched: that one may serve again."""
+        """Which run of blue's container serves before a slot is touched: that one may serve again.
+
+        So may whatever is there where an operator holds the slot: it gets no jobs. What was accepted is
+        looked at in passing: it must be there still.
+        """
         runs: dict[str, str] = {}
+        known = {server.slot for server in self._room.servers if server.takes_jobs}
+        known |= {origin.slot for origin in self.header.origins if origin.held}
+        mine = [slot for slot in slots if slot in known - self.progress.touched]
+        green = self._accepted_serving()
 
         def look(slot: str) -> None:
-            if (run := self.world.running(slot)) is not None:
+            run = self.world.running(slot)
+            if slot in green:
+                self._check_run(slot, run)
+            elif run is not None:
                 runs[slot] = run[0]
 
-        self._each([slot for slot in slots if slot not in self.progress.touched], look)
+        self._each([*green, *mine], look)
         return {slot: runs[slot] for slot in slots if slot in runs}
 
-    def _soak(self, number: int) -> None:
+    def _green_serving(self) -> list[str]:
+        """Slots that run green and serve: accepted ones, and those that were green before it began."""
+        touched = {origin.slot for origin in self.header.origins}
+        others = {server.slot for server in self.world.servers() if server.takes_jobs} - touched
+        return [*self._accepted_serving(), *sorted(others)]
+
+    def _soak(self, number: int, green: Sequence[str]) -> None:
         """All traffic is green's; blue still runs, so that going back is only a word to the balancers."""
         if self.options.soak > 0:
-            self._gate.hold(self._accepted_serving(), (), self.options.soak)
+            self._gate.hold(green, (), self.options.soak)
         self._record("soaked", (), number)
 
     def _to_green(self, number: int, slots: Sequence[str]) -> None:
@@ -180,12 +212,12 @@ class Rollout:
         self._record("moving", (slot,), number, to=to)
         self._phase((slot,), "moving" if to == "green" else "restoring")
         began = self.world.clock()
-        self.world.place(slot, to, say)
+        placed = self.world.place(slot, to, say)
         if to == "green":
             self._phase((slot,), "checking")
         elif not self.header.origin(slot).release:
             return  # nothing ran there before
-        run = self._climb(slot, to, say) or self._climb(slot, to, say)
+        run = self._climb(slot, to, say, placed) or self._climb(slot, to, say)
         if not run:
             raise RungError(
                 slot,
@@ -196,16 +228,22 @@ class Rollout:
         seconds = round(self.world.clock() - began, 3)
         self._record("ready", (slot,), number, container=run, to=to, seconds=seconds)
 
-    def _climb(self, slot: str, to: Colour, say: Callable[[str, str], None]) -> str:
-        """The run of its container that passed every rung; empty where that is not the one that runs now."""
-        before = self.world.running(slot)
-        golden = self.world.climb(slot, to, self.options.ready_deadline, say)
+    def _climb(self, slot: str, to: Colour, say: Callable[[str, str], None], placed: str = "") -> str:
+        """The run of its container that passed every rung; empty where that is not the one that runs now.
+
+        `placed` is the run that was just started, else it is looked at.
+        """
+        if not placed and (before := self.world.running(slot)) is not None:
+            placed = before[0]
+        rehearsed = to == "blue" or slot in self.progress.beside
+        rounds = 1 if rehearsed else 1 + self.options.rehearsals
+        golden = self.world.climb(slot, to, self.options.ready_deadline, say, rounds)
         if to == "green":
-            self._gate.rehearse(slot, golden, self.options.rehearsals)
+            self._gate.compare(slot, golden)
         run = self.world.running(slot)
         origin = self.header.origin(slot)
         wanted = origin.green if to == "green" else origin.release
-        return run[0] if run is not None and run == before and run[1] == wanted else ""
+        return placed if run == (placed, wanted) else ""
 
     def _ramp(self, number: int, slots: Sequence[str]) -> None:
         serving = [slot for slot in slots if not self.header.origin(slot).held]
@@ -232,19 +270,17 @@ class Rollout:
 
     def _same_runs(self, slots: Sequence[str]) -> None:
         """No traffic to a container that has not passed readiness since it started."""
+        self._each(slots, lambda slot: self._check_run(slot, self.world.running(slot)))
 
-        def check(slot: str) -> None:
-            run = self.world.running(slot)
-            if run is None or run[0] != self.progress.ready.get(slot):
-                raise RungError(
-                    slot,
-                    "running",
-                    "its container ended, or was started anew, after it was checked",
-                    output=self._log(slot),
-                    remedy="its log may tell why; it takes no jobs until it was checked again",
-                )
-
-        self._each(slots, check)
+    def _check_run(self, slot: str, run: tuple[str, str] | None) -> None:
+        if run is None or run[0] != self.progress.ready.get(slot):
+            raise RungError(
+                slot,
+                "running",
+                "its container ended, or was started anew, after it was checked",
+                output=self._log(slot),
+                remedy="its log may tell why; it takes no jobs until it was checked again",
+            )
 
     def _accepted_serving(self) -> list[str]:
         return [o.slot for o in self.header.origins if o.slot in self.progress.accepted and not o.held]
@@ -306,7 +342,7 @@ class Rollout:
         `abort`: somebody asked for it, and then nothing stays green, whatever the options say.
         """
         if not self.progress.rolling_back or (abort and not self.progress.aborted):
-            self._record("rolling-back", reason=reason, **({"abort": True} if abort else {}))
+            self._record("rolling-back", reason=reason, abort=abort)
         try:
             self.world.stage("on_failure", {**self._variables(), "reason": reason})
         except FleetError as error:
@@ -317,6 +353,7 @@ class Rollout:
         accepted = [
             slot for wave in reversed(self.header.waves) for slot in wave if slot in self.progress.accepted
         ]
+        self._clear_beside()
         todo = sorted(self.progress.touched - self.progress.accepted) + ([] if keeps else accepted)
         while todo:
             batch = self._room.batch(todo)
@@ -328,6 +365,15 @@ class Rollout:
             return self._stopped(reason, partial=True)
         self._record("rolled-back", lost=dict(self.progress.lost))
         return self._end("rolled-back", reason)
+
+    def _clear_beside(self) -> None:
+        """Green goes where it only stood beside blue, which serves on."""
+        side = sorted(self.progress.beside - self.progress.moved)
+        failures = self._each(
+            side, lambda slot: _ignore(self.world.place(slot, "blue", self._say)), keep_going=True
+        )
+        for slot, error in failures.items():
+            self._notes.append(f"{slot}: green's container beside blue's is still there: {error.message}")
 
     def _restore(self, slots: Sequence[str]) -> None:
         """These slots: out of traffic, blue's container, its rungs, its weight."""
@@ -360,7 +406,7 @@ class Rollout:
 
     def _drain_back(self, slots: Sequence[str]) -> Mapping[str, int]:
         """Nothing comes any more from a slot that is down: its jobs are not waited for as long as others."""
-        up = {server.slot for server in self.world.servers() if server.up}
+        up = {server.slot for server in self._room.servers if server.up}
         cut: dict[str, int] = {}
         for group, deadline in (
             ([slot for slot in slots if slot not in up], min(_DOWN_DEADLINE, self.options.drain_deadline)),
@@ -503,6 +549,10 @@ class Rollout:
         self._check()
         self.world.pause(seconds)
         self._check()
+
+
+def _ignore(_: object) -> None:
+    """For a call whose answer nobody needs."""
 
 
 def _named(name: str, error: FleetError) -> FleetError:

@@ -35,17 +35,13 @@ class Gate:
         }
         for slot in slots[:1]:
             try:
-                self._golden = self._world.golden(slot)
+                self._golden = self._world.golden(slot, "blue")
             except RungError:
                 self._golden = None
 
-    def rehearse(self, slot: str, first: float, times: int) -> None:
-        """Golden translations before any traffic: all must be right, and the quickest not slower than blue's.
-
-        `first` are the seconds of the one already made. Raises RungError, GateError.
-        """
-        seconds = [first, *(self._world.golden(slot) for _ in range(times))]
-        self._raise(judge_golden(slot, min(seconds), self._golden, self._gates))
+    def compare(self, slot: str, golden: float) -> None:
+        """Raise GateError where golden translations of these seconds are slower than blue's by much."""
+        self._raise(judge_golden(slot, golden, self._golden, self._gates))
 
     def sample(self) -> Sequence[ServerNow]:
         """The balancers' numbers now, to be held against later ones."""

@@ -20,12 +20,12 @@ from fleet.engine.hostrun import LOOK_TIMEOUT, Opener
 from fleet.engine.look import look
 from fleet.engine.runner import HostRunner
 from fleet.errors import TaskError, UnreachableError
-from fleet.gpu.container import create_body, release_of
-from fleet.gpu.slots import slots_of
+from fleet.gpu.container import ContainerSpec, create_body, release_of
+from fleet.gpu.slots import ports_of, slots_of
 from fleet.model.facts import Facts, Probe
 from fleet.model.slot import Slot
 from fleet.model.steps import EngineCall
-from fleet.rollout.swap import excess, of_slot, place_steps
+from fleet.rollout.swap import beside_steps, excess, in_place, of_slot, place_steps
 from fleet.rollout.targets import HostTarget
 from fleet.ssh.remote import Remote
 
@@ -45,6 +45,7 @@ class GpuHost:
         self._opener = opener
         self._remote: Remote | None = None
         self._runner: HostRunner | None = None
+        self._spec: ContainerSpec | None = None
         self._opening = Lock()
         self._changing = Lock()
 
@@ -71,6 +72,12 @@ class GpuHost:
         if engine is None:
             raise TaskError(f"{self.name}: the Docker Engine does not answer", remedy="run `fleet provision`")
         return engine
+
+    def spec(self, facts: Facts | None = None) -> ContainerSpec:
+        """What its slots run; the engine is asked once, or known from `facts`."""
+        if facts is not None or self._spec is None:
+            self._spec = self.target.spec(self.engine(facts or self.look((ENGINE_PROBE,))))
+        return self._spec
 
     def containers(self) -> tuple[Container, ...]:
         """What runs there and what is fleet's, now. Raises TaskError where no engine answers."""
@@ -114,23 +121,22 @@ class GpuHost:
         say: Say,
         *,
         rollout: str,
+        seen: Sequence[Container],
         discard: str = "",
         starting: Callable[[], None] = lambda: None,
-    ) -> None:
+    ) -> tuple[Container, ...]:
         """Have the slot run this release and nothing else; see `fleet.rollout.swap`.
 
         A container that is made for it bears the label `fleet.rollout`; what is of the release `discard` is
-        removed. `starting` is called when the one before has ended and the new one is about to be started.
+        removed. `seen` is what the slot has, just looked at. `starting` is called when the one before has
+        ended and the new one is about to be started. What the host has afterwards.
         """
-        spec = self.target.spec(self.engine(self.look((ENGINE_PROBE,))))
-        body = None
-        if release and release_of(spec, digest) == release:
-            body = {**create_body(spec, slot, digest), "Image": f"{repository(image)}@{digest}"}
-            body["Labels"] = {**body["Labels"], "fleet.image": image, "fleet.rollout": rollout}
+        spec = self.spec()
+        body = self._body(slot, release, image, digest, rollout)
         with self._changing:
             try:
                 steps = place_steps(
-                    slot, self.containers(), release, body, stop_timeout=spec.stop_timeout, discard=discard
+                    slot, seen, release, body, stop_timeout=spec.stop_timeout, discard=discard
                 )
             except ValueError as error:
                 raise TaskError(
@@ -144,6 +150,26 @@ class GpuHost:
                     starting()
                 say(_WORDS.get(step.operation, step.operation))
                 self._try(lambda _, runner, step=step: runner.ask(step))  # type: ignore[misc]
+            return self.containers()
+
+    def beside(
+        self, slot: Slot, release: str, image: str, digest: str, say: Say, *, rollout: str
+    ) -> tuple[Container, ...]:
+        """Have a container of this release run beside the slot's own, on the port that is free of the two.
+
+        What the host has afterwards.
+        """
+        with self._changing:
+            containers = self.containers()
+            usual, second = ports_of(self.target.host, slot)
+            current = in_place(containers, slot)
+            taken = {port.host_port for port in current.ports} if current else set()
+            port = second if usual in taken else usual
+            body = self._body(slot, release, image, digest, rollout, port)
+            for step in beside_steps(slot, containers, release, port, body):
+                say(_WORDS.get(step.operation, step.operation))
+                self._try(lambda _, runner, step=step: runner.ask(step))  # type: ignore[misc]
+            return self.containers()
 
     def prune(self, slots: Sequence[Slot], retain: int, keep: Sequence[str]) -> None:
         """Remove the slots' stopped containers beyond `retain` releases, then images that nothing needs.
@@ -165,6 +191,17 @@ class GpuHost:
         """End the connection; never raises."""
         with self._opening:
             self._close()
+
+    def _body(
+        self, slot: Slot, release: str, image: str, digest: str, rollout: str, port: int | None = None
+    ) -> Mapping[str, Any] | None:
+        """What makes the container; None where the playbook does not describe this release."""
+        spec = self.spec()
+        if not release or release_of(spec, digest) != release:
+            return None
+        body = create_body(spec, slot, digest, port)
+        labels = {**body["Labels"], "fleet.image": image, "fleet.rollout": rollout}
+        return {**body, "Image": f"{repository(image)}@{digest}", "Labels": labels}
 
     def _ask(self, operation: str, **arguments: Any) -> None:
         self._try(lambda _, runner: runner.ask(EngineCall(operation, arguments)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn, Protocol
 
 from fleet.docker import readiness
@@ -21,7 +21,7 @@ from fleet.rollout.gpu_memory import Finding, Owner, memory_of
 from fleet.rollout.shape import Shape, shape_of
 from fleet.rollout.world import RungError, Say
 
-POLL = 0.5
+POLL = 0.25
 """Seconds between two looks."""
 
 _GPU = (GPU_PROBE, GPU_PROCESSES_PROBE)
@@ -71,15 +71,17 @@ def climb(
     wanted: Wanted,
     deadline: float,
     say: Say,
+    rounds: int = 1,
     *,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> float:
-    """Wait until every rung holds, for `deadline` seconds; the golden translations' seconds together.
+    """Wait until every rung holds, for `deadline` seconds; the mean seconds of a golden round.
 
     A model that loads with its first job has no memory before: then the memory is judged after the golden
     translation. Raises RungError with the container's log.
     """
+    wanted = replace(wanted, pairs=wanted.pairs * rounds)
     ladder = _Ladder(look, wanted, deadline, say, sleep, clock)
     seen = ladder.port()
     ladder.shape(seen)
@@ -87,16 +89,19 @@ def climb(
     seconds = ladder.golden()
     if not loaded:
         ladder.memory_at_last()
-    return seconds
+    return seconds / rounds
 
 
-def translate(look: Look, wanted: Wanted, *, sleep: Callable[[float], None] = time.sleep) -> float:
-    """The golden translations alone, of a slot that serves; their seconds together. Raises RungError.
+def translate(
+    look: Look, wanted: Wanted, times: int = 1, *, sleep: Callable[[float], None] = time.sleep
+) -> float:
+    """The golden translations alone, `times` over in one exchange; the mean seconds of one round.
 
-    A missing or wrong answer is asked for once more.
+    A missing or wrong answer is asked for once more. Raises RungError.
     """
-    ladder = _Ladder(look, wanted, 0.0, lambda slot, text: None, sleep, time.monotonic)
-    return ladder.golden()
+    rounds = replace(wanted, pairs=wanted.pairs * times)
+    ladder = _Ladder(look, rounds, 0.0, lambda slot, text: None, sleep, time.monotonic)
+    return ladder.golden() / max(times, 1)
 
 
 def shape_before(look: Look) -> Shape | None:

@@ -67,7 +67,7 @@ class Options:
     canary: Share = Share(1)
     floor: Share = Share(50, percent=True)
     max_unavailable: Share = Share(100, percent=True)
-    rehearsals: int = 4
+    rehearsals: int = 3
     ramp: tuple[int, ...] = (10, 50, 100)
     ramp_hold: float = 5.0
     soak: float = 30.0
@@ -299,6 +299,7 @@ STEPS = (
     "draining",  # the wave's slots are about to be told to take no new jobs
     "drained",  # they have none in flight; detail: cut (slot -> jobs ended at the deadline)
     "soaked",  # green alone served for the soak
+    "beside",  # a slot's green container is about to be started beside blue's, which serves on
     "moving",  # a slot's container is about to be exchanged; detail: to (blue or green)
     "ready",  # its new container passed every rung; detail: container (its id), to, seconds
     "ramped",  # it takes so many percent of its weight; detail: percent

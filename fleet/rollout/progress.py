@@ -12,13 +12,15 @@ from fleet.rollout.model import Entry
 class Progress:
     """What a journal's entries come to.
 
-    `touched` are slots that were taken out of traffic and are not back to blue; `moved` those of them whose
-    container was exchanged, or may have been; `blue` tells which run of blue's container was there before, and
-    may serve again without being checked. `ready` tells, by slot, which run of which container passed
-    every rung; `admitted` take traffic on green, `accepted` are green for good. `rolling_back` is the reason,
-    `aborted` whether an operator asked for it. `cut` counts jobs that were ended at a deadline, `lost` are slots that came back to neither colour.
+    `beside` are slots where green may stand beside blue; `touched` are slots that were taken out of traffic
+    and are not back to blue; `moved` those of them whose container was exchanged, or may have been; `blue`
+    tells which run of blue's container served before, and may serve again unchecked; `ready` tells, by slot,
+    which run of which container passed every rung; `admitted` take traffic on green, `accepted` are green for
+    good. `rolling_back` is the reason, `aborted` whether an operator asked for it. `cut` counts jobs that
+    were ended at a deadline, `lost` are slots that came back to neither colour.
     """
 
+    beside: set[str] = field(default_factory=set)
     touched: set[str] = field(default_factory=set)
     moved: set[str] = field(default_factory=set)
     accepted: set[str] = field(default_factory=set)
@@ -41,6 +43,8 @@ class Progress:
         match entry.step:
             case "pulled":
                 self.pulled = True
+            case "beside":
+                self.beside |= slots
             case "draining" | "moving":
                 self._out(entry, slots)
             case "drained":
@@ -60,6 +64,7 @@ class Progress:
             case "stopped" if entry.detail.get("partial"):
                 self.rolling_back = ""
             case "restored":
+                self.beside -= slots
                 self.touched -= slots
                 self.moved -= slots
                 self.accepted -= slots

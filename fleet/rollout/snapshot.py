@@ -84,7 +84,7 @@ def _slots(
     host: GpuHost, facts: Facts, states: Mapping[str, BalancerState], image: str, digest: str
 ) -> tuple[list[tuple[Slot, SlotNow]], bool]:
     """A host's slots, and whether it has green's bytes."""
-    spec = host.target.spec(host.engine(facts))
+    spec = host.spec(facts)
     images = parse_images(facts[IMAGES_PROBE.key]) or ()
     digests = known_digests(images, image, digest)
     names = [release_of(spec, each) for each in (digest, *digests)]

@@ -24,7 +24,7 @@ from fleet.rollout.stages import run_stage
 from fleet.rollout.steering import Steering
 from fleet.rollout.stopping import Wish
 from fleet.rollout.store import Store
-from fleet.rollout.swap import in_place, release_label
+from fleet.rollout.swap import in_place, of_slot, release_label
 from fleet.rollout.world import Say, ServerNow
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class SshWorld:
         self._profile = seen.profile
         self._shape: Shape | None = None
         self._before: dict[str, Mapping[str, int | None]] = {}
+        self._last: dict[str, tuple[Container, ...]] = {}
+        self._attributed = any(s.current and s.current.memory is not None for s in seen.snapshot.slots)
 
     def __enter__(self) -> SshWorld:
         return self
@@ -83,8 +85,7 @@ class SshWorld:
         """New jobs, at the port that the slot's container publishes."""
         endpoints = {}
         for name in weights:
-            slot = self._slots[name]
-            container = self._container(name)
+            slot, container = self._slots[name], self._known(name)
             port = container.ports[0].host_port if container and container.ports else slot.port
             endpoints[name] = (slot.address, port)
         with self._steer:
@@ -104,23 +105,26 @@ class SshWorld:
         origin, host = self._header.origin(slot), self._host(slot)
         green = to == "green"
         release = origin.green if green else origin.release
-        running = self.running(slot)
-        if running is not None and running[1] == release:
-            return running[0]
+        container = self._container(slot)
+        alone = sum(each.running for each in self._last[slot]) < 2
+        if container is not None and container.running and release_label(container) == release and alone:
+            return _run(container)
         if green:
             self._remember_shape(slot)
-        host.place(
+        found = host.place(
             self._slots[slot],
             release,
             self._header.image if green else origin.image,
             self._header.digest if green else origin.digest,
             lambda text: say(slot, text),
             rollout=self._header.id,
+            seen=self._last[slot],
             discard="" if green else origin.green,
             starting=lambda: self._before.update({slot: self._memory(slot)}),
         )
-        running = self.running(slot)
-        return running[0] if running else ""
+        self._remember(slot, found)
+        container = self._known(slot)
+        return _run(container) if container and container.running else ""
 
     def running(self, slot: str) -> tuple[str, str] | None:
         """The run of the container in the slot's place, and its release.
@@ -132,17 +136,32 @@ class SshWorld:
             return None
         return _run(container), release_label(container)
 
-    def climb(self, slot: str, to: Colour, deadline: float, say: Say) -> float:
-        """Every rung of readiness."""
-        return climb(self._look(slot), self._wanted(slot, to), deadline, say, sleep=time.sleep)
+    def beside(self, slot: str, say: Say) -> None:
+        """Green's container runs beside blue's, on the slot's other port."""
+        self._remember_shape(slot)
+        if self._container(slot, "green") is None:
+            self._before[slot] = self._memory(slot)
+        found = self._host(slot).beside(
+            self._slots[slot],
+            self._header.origin(slot).green,
+            self._header.image,
+            self._header.digest,
+            lambda text: say(slot, text),
+            rollout=self._header.id,
+        )
+        self._remember(slot, found)
 
-    def golden(self, slot: str) -> float:
-        """The golden translation straight to the slot."""
-        return translate(self._look(slot), self._wanted(slot, "green"))
+    def climb(self, slot: str, to: Colour, deadline: float, say: Say, rounds: int = 1) -> float:
+        """Every rung of readiness."""
+        return climb(self._look(slot, to), self._wanted(slot, to), deadline, say, rounds)
+
+    def golden(self, slot: str, to: Colour = "green", times: int = 1) -> float:
+        """The golden translations straight to the slot's container."""
+        return translate(self._look(slot, to), self._wanted(slot, to), times)
 
     def log(self, slot: str) -> str:
-        """The end of its container's log."""
-        return self._look(slot)(log=True).log
+        """The end of its container's log: green's, where there is one."""
+        return self._look(slot, "green")(log=True).log
 
     def prune(self, host: str, retain: int) -> None:
         """Remove what is older than the retained releases."""
@@ -177,34 +196,53 @@ class SshWorld:
     def _host(self, slot: str) -> GpuHost:
         return self._hosts[self._slots[slot].host]
 
-    def _container(self, name: str) -> Container | None:
-        """What is in the slot's place now."""
-        return in_place(self._host(name).containers(), self._slots[name])
+    def _container(self, name: str, to: Colour | None = None) -> Container | None:
+        """What is in the slot's place now; with a colour, what runs of that one, there or beside it."""
+        self._remember(name, self._host(name).containers())
+        return self._known(name, to)
+
+    def _remember(self, name: str, found: Sequence[Container]) -> None:
+        self._last[name] = of_slot(found, self._slots[name])
+
+    def _known(self, name: str, to: Colour | None = None) -> Container | None:
+        """The same as it was when last looked at: a container's name and port stay."""
+        if name not in self._last:
+            self._remember(name, self._host(name).containers())
+        found = self._last[name]
+        if to is None:
+            return in_place(found, self._slots[name])
+        origin = self._header.origin(name)
+        release = origin.green if to == "green" else origin.release
+        return next((each for each in found if each.running and release_label(each) == release), None)
 
     def _remember_shape(self, slot: str) -> None:
         """The API that clients know: the first blue slot that tells it."""
         if self._shape is None:
             try:
-                self._shape = shape_before(self._look(slot))
+                self._shape = shape_before(self._look(slot, "blue"))
             except FleetError:
                 self._shape = None
 
     def _memory(self, slot: str) -> Mapping[str, int | None]:
+        """What every GPU of the host holds just now; not needed where processes tell their containers."""
+        if self._attributed:
+            return {}
         try:
-            return memory_now(self._look(slot))
+            return memory_now(self._look(slot, "blue"))
         except FleetError:
             return {}
 
-    def _look(self, slot_name: str) -> Readiness:
-        slot, container = self._slots[slot_name], self._container(slot_name)
+    def _look(self, slot_name: str, to: Colour) -> Readiness:
+        slot = self._slots[slot_name]
+        container = self._known(slot_name, to) or self._known(slot_name)
         port = container.ports[0].host_port if container and container.ports else slot.port
         name = container.name if container else container_name(slot)
         target = Target(name, port, profile=self._profile)
         return Readiness(target, self._host(slot_name).script)
 
     def _wanted(self, name: str, to: Colour) -> Wanted:
-        slot, container = self._slots[name], self._container(name)
-        busy = [other.uuid for other in self._slots.values() if other.host == slot.host and other is not slot]
+        slot, container = self._slots[name], self._known(name, to) or self._known(name)
+        busy = [o.uuid for o in self._slots.values() if o.host == slot.host and o is not slot]
         owner = Owner(container.id if container else "", slot.uuid, self._before.get(name, {}), busy)
         shape = self._shape if to == "green" else None
         return Wanted(name, owner, self._goldens, self._profile, shape)

@@ -74,7 +74,7 @@ class Steering:
         """New jobs to the slots with these weights, at these addresses and ports, at once."""
 
         def tell(balancers: Balancers) -> None:
-            states = balancers.look()
+            states = balancers.seen or balancers.look()
             for slot, (address, port) in endpoints.items():
                 if any(_port(state.slot(slot)) not in (None, port) for state in states.values()):
                     balancers.tell((slot,), lambda names: runtime.set_endpoint(names[0], address, port))  # noqa: B023

@@ -89,6 +89,31 @@ def place_steps(
     return steps
 
 
+def beside_steps(
+    slot: Slot,
+    containers: Sequence[Container],
+    release: str,
+    port: int,
+    body: Mapping[str, Any] | None,
+) -> list[EngineCall]:
+    """The steps after which a container of `release` runs beside the slot's own, which stays as it is.
+
+    One that was kept from before stands on the slot's usual port and is made anew. Raises ValueError without
+    a body where there is none.
+    """
+    name = kept_name(slot, release)
+    steps: list[EngineCall] = []
+    for other in of_slot(containers, slot):
+        if release_label(other) != release:
+            continue
+        if other.state == "running" and any(each.host_port == port for each in other.ports):
+            return []
+        steps.append(EngineCall("remove", {"name": other.name, "force": True}))
+    if body is None:
+        raise ValueError(f"nothing says how {slot.name}'s container of release {release} is made")
+    return [*steps, EngineCall("create", {"name": name, "body": body}), EngineCall("start", {"name": name})]
+
+
 def _aside(container: Container, mine: Sequence[Container], slot: Slot) -> list[Step]:
     """Give the slot's name free; an older container of the same release makes room."""
     to = kept_name(slot, release_label(container))

@@ -106,12 +106,22 @@ class World(Protocol):
         """The id and release of the container that runs in the slot's place; None where none does."""
         ...
 
-    def climb(self, slot: str, to: Colour, deadline: float, say: Say) -> float:
-        """Every rung of readiness; the golden translation's seconds. Raises RungError."""
+    def climb(self, slot: str, to: Colour, deadline: float, say: Say, rounds: int = 1) -> float:
+        """Every rung of readiness, golden translations `rounds` times over; the mean seconds of one round.
+
+        Raises RungError.
+        """
         ...
 
-    def golden(self, slot: str) -> float:
-        """The golden translation straight to the slot; its seconds. Raises RungError."""
+    def beside(self, slot: str, say: Say) -> None:
+        """Have green's container run beside blue's, which serves on. Does nothing where it already is so."""
+        ...
+
+    def golden(self, slot: str, to: Colour = "green", times: int = 1) -> float:
+        """The golden translations straight to the slot's container, `times` over; the mean of one round.
+
+        In seconds. Raises RungError.
+        """
         ...
 
     def log(self, slot: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
@@ -44,7 +44,8 @@ class Killed(BaseException):
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens at a step (counted from 1 in a connection). `at` names a slot, host, balancer or stage.
+    """What happens at a step (counted from 1 in a connection), or, with `call`, so many steps after such a call
+    began for the `nth` time. `at` names a slot, host, balancer or stage.
 
     `how` is the rung that is not reached, or "again" for a container that starts anew after it died; `after`
     are jobs until a green container dies, or seconds until a balancer is back (0: never).
@@ -55,6 +56,8 @@ class Fault:
     at: str = ""
     how: str = ""
     after: float = 0
+    call: str = ""
+    nth: int = 1
 
 
 @dataclass
@@ -152,6 +155,7 @@ class Fleet:
         self.dying: dict[str, tuple[int, bool]] = {}
         self.no_pull: set[str] = set()
         self.bad_stages: set[str] = set()
+        self.unseen: set[tuple[str, str]] = set()
         self.jobs: list[Job] = []
         self.served = 0
         self.lost_jobs: Counter[str] = Counter()
@@ -172,7 +176,9 @@ class Fleet:
 
     def snapshot(self, wanted: str) -> Snapshot:
         """The fleet as a planner sees it."""
-        return Snapshot(wanted, f"sha256:{wanted}", tuple(self._now(slot, wanted) for slot in self.slots.values()))
+        return Snapshot(
+            wanted, f"sha256:{wanted}", tuple(self._now(slot, wanted) for slot in self.slots.values())
+        )
 
     def begin(self, wanted: str, options: Options) -> Header:
         """Plan, and open the journal. Raises InputError for a plan that cannot be."""
@@ -185,7 +191,15 @@ class Fleet:
             release = current.release if current else ""
             origins.append(
                 Origin(
-                    slot.name, slot.host, release, release, release, slot.weight, slot.held, wanted, move.strategy
+                    slot.name,
+                    slot.host,
+                    release,
+                    release,
+                    release,
+                    slot.weight,
+                    slot.held,
+                    wanted,
+                    move.strategy,
                 )
             )
         self.header = Header(
@@ -202,7 +216,9 @@ class Fleet:
             options=to_plain(options),
         )
         self.options, self.journal, self.cut = options, [], Counter()
-        self.admins = {(b.name, name): server.admin for b in self.balancers for name, server in b.servers.items()}
+        self.admins = {
+            (b.name, name): server.admin for b in self.balancers for name, server in b.servers.items()
+        }
         for each in self.slots.values():
             each.touched = each.afflicted = False
             if each.current and each.current.running and not each.current.well:
@@ -242,7 +258,7 @@ class Fleet:
             if balancer.back is not None and balancer.back <= self.now:
                 balancer.back = None
             for name, server in balancer.servers.items():
-                server.up = self.healthy(self.slots[name])
+                server.up = self.healthy(self.slots[name]) and (balancer.name, name) not in self.unseen
         running, self.jobs = self.jobs, []
         for job in running:
             if job.ends > self.now:
@@ -346,6 +362,8 @@ class Fleet:
             case "balancer lost":
                 balancer = next(b for b in self.balancers if b.name == at)
                 balancer.back = self.now + fault.after if fault.after else float("inf")
+            case "unseen":
+                self.unseen.add((self.balancers[-1].name, at))
             case "bad stage":
                 self.bad_stages.add(at)
             case _:
@@ -362,6 +380,7 @@ class Fleet:
                 self._start(slot, slot.current, by_itself=True)
         for broken in (self.bad, self.bad_blue, self.slow, self.dying, self.no_pull, self.bad_stages):
             broken.clear()
+        self.unseen.clear()
         self.advance(LOAD + 2)
 
     def mend(self) -> None:
@@ -422,7 +441,9 @@ class Fleet:
             container.excused = any(b.servers[slot.name].admin == "ready" for b in self.balancers)
 
     def _green(self, slot: Slot) -> bool:
-        return self.header is not None and slot.current is not None and slot.current.release == self.header.image
+        return (
+            self.header is not None and slot.current is not None and slot.current.release == self.header.image
+        )
 
     # What is changed by the executor, and judged.
 
@@ -474,8 +495,11 @@ class Fleet:
     def _too_little(self, weights: Mapping[str, int], ready: Mapping[str, int], back: bool) -> str:
         assert self.header is not None
         taken = [name for name, weight in weights.items() if weight < ready[name]]
-        left = sum(min(weights[name], weight) if name in weights else weight for name, weight in ready.items())
-        if not taken or (self.options.allow_downtime and (back or left >= self.header.floor)):
+        left = sum(
+            min(weights[name], weight) if name in weights else weight for name, weight in ready.items()
+        )
+        downtime = self.options.allow_downtime or (back and not self.header.total)
+        if not taken or (downtime and (back or left >= self.header.floor)):
             return ""
         if left <= 0:
             return "nobody is left to serve"
@@ -564,7 +588,9 @@ class Connection:
         self.called: list[tuple[int, str]] = []
         self.steps = 0
         self._fence = fence
-        self._faults = sorted(faults, key=lambda fault: fault.step)
+        self._faults = sorted((each for each in faults if not each.call), key=lambda each: each.step)
+        self._waiting = [each for each in faults if each.call]
+        self._counts: Counter[str] = Counter()
         self._dead = False
         self._refused = False
         self._placed = 0
@@ -594,16 +620,18 @@ class Connection:
         self._step()
         return found
 
-    def drain(self, slots: Sequence[str], deadline: float, say: Callable[[str, str], None]) -> Mapping[str, int]:
+    def drain(
+        self, slots: Sequence[str], deadline: float, say: Callable[[str, str], None]
+    ) -> Mapping[str, int]:
         self._call("drain")
         fleet = self.fleet
         self._fenced()
         fleet.judge_taken(dict.fromkeys(slots, 0), self._known())
+        self._touch(slots)
         for balancer in fleet.balancers:
             for name in slots if balancer.back is None else ():
                 server = balancer.servers[name]
                 server.admin = "drain" if server.admin == "ready" else server.admin
-        self._touch(slots)
         self._reach_balancers()
         for balancer in fleet.balancers:
             for name in slots:
@@ -690,7 +718,9 @@ class Connection:
         container = there.current
         return (container.name, container.release) if container and container.running else None
 
-    def climb(self, slot: str, to: str, deadline: float, say: Callable[[str, str], None]) -> float:
+    def climb(
+        self, slot: str, to: str, deadline: float, say: Callable[[str, str], None], rounds: int = 1
+    ) -> float:
         self._call(f"climb {slot} {to}")
         fleet, there = self.fleet, self.fleet.slots[slot]
         until = fleet.now + deadline
@@ -706,19 +736,27 @@ class Connection:
                 raise RungError(slot, "port", "nothing answers", output="loading")
             fleet.advance(5 if self._rung(there) else 1)
             self._step()
-        self._translate(there)
+        for _ in range(rounds):
+            self._translate(there)
+            fleet.advance(min(self._seconds(there), 2))
+            self._step()
         container.well = True
         self._step()
         return self._seconds(there)
 
-    def golden(self, slot: str) -> float:
+    def beside(self, slot: str, say: Callable[[str, str], None]) -> None:
+        raise NotImplementedError("the model's cards have no room for two containers")
+
+    def golden(self, slot: str, to: str = "green", times: int = 1) -> float:
         self._call(f"golden {slot}")
         self._reach(slot)
         there = self.fleet.slots[slot]
-        self._translate(there)
-        seconds = self._seconds(there)
-        self.fleet.advance(min(seconds, 2))
-        self._step()
+        seconds = 0.0
+        for _ in range(times):
+            self._translate(there)
+            seconds = self._seconds(there)
+            self.fleet.advance(min(seconds, 2))
+            self._step()
         return seconds
 
     def log(self, slot: str) -> str:
@@ -772,6 +810,12 @@ class Connection:
 
     def _call(self, name: str) -> None:
         self.called.append((self.steps + 1, name))
+        for prefix in {name, name.split()[0]}:
+            self._counts[prefix] += 1
+        for fault in [each for each in self._waiting if self._counts[each.call] == each.nth]:
+            self._waiting.remove(fault)
+            self._faults.append(replace(fault, step=self.steps + fault.step))
+            self._faults.sort(key=lambda each: each.step)
         self.fleet.advance(0.125)
         self._step()
 
@@ -827,7 +871,11 @@ class Connection:
 
     def _touch(self, slots: Iterable[str]) -> None:
         for name in slots:
-            self.fleet.slots[name].touched = True
+            slot = self.fleet.slots[name]
+            served = [*self.fleet.ready().values(), *(self._known() or {}).values()]
+            if not slot.touched and slot.current and any(weights[name] for weights in served):
+                slot.current.well = True
+            slot.touched = True
 
     def _rung(self, slot: Slot) -> str:
         """The rung that its container does not reach; empty where it reaches all."""

@@ -86,7 +86,9 @@ def test_four_slots_go_as_canary_wave_and_switch_with_a_ramp_and_a_soak() -> Non
     outcome = begin(fleet, HALF)
 
     assert outcome.state == "finished"
-    assert [f"{e.step} {' '.join(e.slots)} {e.detail.get('percent', '')}".strip() for e in outcome.entries] == [
+    assert [
+        f"{e.step} {' '.join(e.slots)} {e.detail.get('percent', '')}".strip() for e in outcome.entries
+    ] == [
         "pulled",
         "draining a-0",
         "drained a-0",
@@ -193,7 +195,7 @@ def test_a_green_that_becomes_slow_under_traffic_fails_the_gate_for_time() -> No
 @pytest.mark.parametrize("how", ["", "again"])
 @pytest.mark.parametrize("slot", ["a-0", "a-1", "b-1"])
 def test_a_green_that_dies_after_some_jobs_takes_every_slot_back(slot: str, how: str) -> None:
-    fleet = four()
+    fleet = four(rate=6)
 
     outcome = begin(fleet, HALF, Fault(1, "green dies", slot, how, after=3))
 
@@ -281,9 +283,7 @@ def test_the_last_stages_can_fail_without_harm() -> None:
     assert outcome.notes == ("the stage `after` failed: the stage after failed",)
 
     fleet = four()
-    outcome = begin(
-        fleet, HALF, Fault(1, "bad stage", "on_failure"), Fault(1, "bad green", "a-0", "shape")
-    )
+    outcome = begin(fleet, HALF, Fault(1, "bad stage", "on_failure"), Fault(1, "bad green", "a-0", "shape"))
     assert outcome.state == "rolled-back"
     assert outcome.notes == ("the stage `on_failure` failed: the stage on_failure failed",)
 
@@ -355,9 +355,7 @@ def test_an_abort_takes_back_what_keep_partial_kept_even_when_it_is_broken_off()
 def test_keep_partial_does_not_keep_a_green_that_died() -> None:
     fleet = four()
 
-    outcome = begin(
-        fleet, replace(HALF, keep_partial=True), Fault(1, "green dies", "a-0", after=30)
-    )
+    outcome = begin(fleet, replace(HALF, keep_partial=True), Fault(1, "green dies", "a-0", after=30))
 
     assert outcome.failed_slot == "a-0"
     assert releases(fleet)["a-0"] == "v1"
@@ -452,10 +450,10 @@ def test_a_lease_lost_when_it_stops_is_told() -> None:
 
 
 SMALL = {
-    "four": (four, QUICK),
-    "mixed": (lambda: four(a_0="held", b_1="empty"), replace(QUICK, retain=0)),
+    "four": (lambda: four(rate=1), QUICK),
+    "mixed": (lambda: four(1, a_0="held", b_1="empty"), replace(QUICK, retain=0)),
     "one": (lambda: Fleet([("a-0", 100, "serving")], balancers=2), DOWN),
-    "partial": (four, replace(QUICK, keep_partial=True)),
+    "partial": (lambda: four(rate=1), replace(QUICK, keep_partial=True)),
 }
 
 
@@ -547,10 +545,10 @@ def test_a_blue_that_was_started_anew_while_it_was_drained_is_checked_before_it_
 
 
 def test_a_green_that_starts_anew_between_its_rungs_and_the_last_look_is_checked_again() -> None:
-    golden = step_of(four, QUICK, "golden a-0", 2)
+    look = step_of(four, QUICK, "running a-0", 2)
     fleet = four()
     fleet.begin("v2", QUICK)
-    rollout, world = fleet.rollout((Fault(golden + 1, "dies", "a-0", "again"),))
+    rollout, world = fleet.rollout((Fault(look, "dies", "a-0", "again"),))
 
     outcome = rollout.run()
 
@@ -599,6 +597,69 @@ def test_a_soak_does_not_mind_a_slot_in_maintenance() -> None:
     outcome = begin(fleet, replace(QUICK, soak=12.0))
 
     assert outcome.state == "finished", outcome.reason
+
+
+def test_a_fleet_that_served_nobody_goes_back_to_that() -> None:
+    fleet = Fleet([("a-0", 100, "empty")])
+    fleet.begin("v2", QUICK)
+    killed(fleet, Fault(1, "kill", call="record accepted"))
+
+    assert go_on(fleet, abort="asked for").state == "rolled-back"
+    assert releases(fleet) == {}
+
+
+def test_a_green_that_started_anew_since_is_replaced_again_when_it_is_gone_on_with() -> None:
+    fleet = four()
+    fleet.begin("v2", QUICK)
+    killed(fleet, Fault(1, "kill", call="record draining", nth=2))
+    fleet.die(fleet.slots["a-0"], again=True)
+
+    assert go_on(fleet).state == "finished"
+    assert [e.slots for e in fleet.journal if e.step == "ready"].count(("a-0",)) == 2
+
+
+def test_a_green_that_started_anew_since_is_found_before_another_slot_is_drained() -> None:
+    fleet = four()
+
+    outcome = begin(fleet, QUICK, Fault(1, "dies", "a-0", "again", call="stage each_wave"))
+
+    assert (outcome.state, outcome.rung, outcome.failed_slot) == ("rolled-back", "running", "a-0")
+    assert not fleet.slots["a-1"].touched
+
+
+def test_a_blue_that_starts_anew_after_its_rungs_on_the_way_back_does_not_serve() -> None:
+    fleet = four()
+    faults = (
+        Fault(1, "bad green", "a-0", "shape"),
+        Fault(2, "dies", "a-0", "again", call="record ready"),
+    )
+
+    outcome = begin(fleet, QUICK, *faults)
+
+    assert outcome.state == "rolled-back"
+    assert set(outcome.lost) == {"a-0"}
+    assert ready(fleet) == 300
+
+
+def test_a_blue_that_started_anew_while_no_controller_was_there_is_checked_before_it_serves() -> None:
+    fleet = four()
+    fleet.begin("v2", QUICK)
+    killed(fleet, Fault(1, "kill", call="record drained", nth=2))
+    fleet.die(fleet.slots["a-1"], again=True)
+
+    outcome = go_on(fleet, Fault(1, "stop", call="drain"))
+
+    assert outcome.state == "stopped"
+    assert fleet.ready()["lb0"] == {"a-0": 100, "a-1": 0, "b-0": 100, "b-1": 100}
+
+
+def test_the_floor_is_kept_on_the_balancer_that_sees_the_least() -> None:
+    fleet = Fleet([(name, 100, "serving") for name in ALL_BLUE], balancers=2)
+
+    outcome = begin(fleet, ONE_BY_ONE, Fault(1, "unseen", "b-0", call="record pulled"))
+
+    assert outcome.state == "rolled-back"
+    assert "only 200 of the ready weight would be left on lb1, the floor is 300" in outcome.reason
 
 
 def test_the_worlds_calls_are_counted() -> None:

@@ -118,7 +118,7 @@ def test_a_model_that_loads_is_waited_for_and_it_is_said_for_how_long():
     host = Host(ready_after=35.5)
     host.climb()
     assert "loading for 35 s" in host.said
-    assert host.asked.count("look") == 72
+    assert host.asked.count("look") == 143
 
 
 def test_a_port_that_never_answers_fails_at_the_deadline():

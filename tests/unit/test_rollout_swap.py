@@ -1,0 +1,173 @@
+"""The steps that exchange a slot's container, in every state a controller may have left behind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from fleet.docker.answers import Container, Port
+from fleet.model.slot import Slot
+from fleet.model.steps import EngineCall
+from fleet.rollout.swap import beside_steps, excess, in_place, kept_name, of_slot, place_steps
+
+SLOT = Slot(host="gpu-01", index=0, uuid="GPU-a", address="10.0.0.1", port=7860)
+MAIN = "fleet-gpu-01-0"
+BLUE, GREEN, OLD = "b" * 16, "c" * 16, "d" * 16
+BODY = {"Image": "app@sha256:1"}
+_START = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+def container(
+    release: str, name: str = MAIN, state: str = "running", age: int = 0, **more: object
+) -> Container:
+    made = Container(
+        id=f"{release}-{name}-{age}",
+        name=name,
+        labels={"fleet.slot": "gpu-01-0", "fleet.release": release},
+        state=state,
+        started=_START - timedelta(minutes=age),
+        gpus=("GPU-a",),
+        ports=(Port(7860, "7860/tcp"),),
+    )
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+def steps(*found: Container, to: str = GREEN, body: dict | None = BODY, discard: str = "") -> list[tuple]:
+    made = place_steps(SLOT, found, to, body, stop_timeout=120, discard=discard)
+    assert all(isinstance(step, EngineCall) for step in made)
+    return [(step.operation, *step.arguments.values()) for step in made]
+
+
+def test_blue_is_stopped_set_aside_and_green_made():
+    assert steps(container(BLUE)) == [
+        ("stop", MAIN, 120),
+        ("rename", MAIN, f"{MAIN}.bbbbbbbb"),
+        ("create", MAIN, BODY),
+        ("start", MAIN),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("left", "rest"),
+    [
+        ([container(BLUE, state="exited")], ["rename", "create", "start"]),
+        ([container(BLUE, f"{MAIN}.bbbbbbbb", "exited")], ["create", "start"]),
+        ([container(BLUE, f"{MAIN}.bbbbbbbb", "exited"), container(GREEN, state="created")], ["start"]),
+        ([container(BLUE, f"{MAIN}.bbbbbbbb", "exited"), container(GREEN)], []),
+        ([container(BLUE, state="paused")], ["stop", "rename", "create", "start"]),
+        ([container(BLUE, state="restarting")], ["stop", "rename", "create", "start"]),
+        ([], ["create", "start"]),
+    ],
+)
+def test_it_goes_on_from_wherever_a_controller_died(left, rest):
+    assert [step[0] for step in steps(*left)] == rest
+
+
+def test_a_kept_container_of_the_release_is_taken_up_again():
+    kept = container(GREEN, f"{MAIN}.cccccccc", "exited", age=50)
+    assert steps(container(BLUE), kept, body=None) == [
+        ("stop", MAIN, 120),
+        ("rename", MAIN, f"{MAIN}.bbbbbbbb"),
+        ("rename", f"{MAIN}.cccccccc", MAIN),
+        ("start", MAIN),
+    ]
+
+
+def test_going_back_removes_green_and_nothing_else():
+    older = container(OLD, f"{MAIN}.dddddddd", "exited", age=90)
+    blue = container(BLUE, f"{MAIN}.bbbbbbbb", "exited", age=50)
+    assert steps(older, blue, container(GREEN), to=BLUE, body=None, discard=GREEN) == [
+        ("stop", MAIN, 120),
+        ("remove", MAIN),
+        ("rename", f"{MAIN}.bbbbbbbb", MAIN),
+        ("start", MAIN),
+    ]
+
+
+def test_green_beside_blue_is_removed_where_blue_was_never_stopped():
+    beside = container(GREEN, kept_name(SLOT, GREEN), ports=(Port(7876, "7860/tcp"),))
+    assert steps(container(BLUE), beside, to=BLUE, body=None, discard=GREEN) == [
+        ("stop", f"{MAIN}.cccccccc", 120),
+        ("remove", f"{MAIN}.cccccccc"),
+    ]
+
+
+def test_an_older_container_of_the_same_release_makes_room_for_the_name():
+    twice = container(BLUE, f"{MAIN}.bbbbbbbb", "exited", age=50)
+    assert steps(container(BLUE), twice)[:3] == [
+        ("stop", MAIN, 120),
+        ("remove", f"{MAIN}.bbbbbbbb", True),
+        ("rename", MAIN, f"{MAIN}.bbbbbbbb"),
+    ]
+
+
+def test_a_second_one_of_the_wanted_release_goes():
+    second = container(GREEN, "other", age=5)
+    assert steps(container(GREEN), second) == [("stop", "other", 120), ("remove", "other")]
+
+
+def test_one_on_another_gpu_is_not_the_slots():
+    moved = container(GREEN, gpus=("GPU-b",))
+    assert [step[0] for step in steps(moved)] == ["stop", "remove", "create", "start"]
+
+
+def test_where_nothing_ran_before_nothing_runs_again():
+    kept = container(OLD, f"{MAIN}.dddddddd", "exited", age=90)
+    assert steps(kept, container(GREEN), to="", body=None, discard=GREEN) == [
+        ("stop", MAIN, 120),
+        ("remove", MAIN),
+    ]
+
+
+def test_without_a_container_and_a_body_nothing_can_be_done():
+    with pytest.raises(ValueError, match="no container of release"):
+        steps(container(BLUE), body=None)
+
+
+def test_containers_of_other_slots_and_others_are_left_alone():
+    other = container(BLUE, "fleet-gpu-01-1", labels={"fleet.slot": "gpu-01-1", "fleet.release": BLUE})
+    foreign = container(BLUE, "postgres", labels={})
+    assert steps(other, foreign) == [("create", MAIN, BODY), ("start", MAIN)]
+    assert of_slot([other, foreign], SLOT) == ()
+
+
+def test_what_is_in_place_is_what_serves():
+    kept = container(OLD, f"{MAIN}.dddddddd", "exited", age=90)
+    blue, beside = container(BLUE, age=10), container(GREEN, f"{MAIN}.cccccccc", age=0)
+    assert in_place([kept, blue, beside], SLOT) == blue
+    assert in_place([kept, beside], SLOT) == beside
+    assert in_place([kept, replace(blue, state="exited")], SLOT) == replace(blue, state="exited")
+    assert in_place([kept], SLOT) is None
+
+
+def beside(*found: Container, body: dict | None = BODY) -> list[tuple]:
+    made = beside_steps(SLOT, found, GREEN, 7876, body)
+    return [(step.operation, *step.arguments.values()) for step in made]
+
+
+def test_green_starts_beside_blue_on_the_other_port():
+    name = f"{MAIN}.cccccccc"
+    assert beside(container(BLUE)) == [("create", name, BODY), ("start", name)]
+    there = container(GREEN, name, ports=(Port(7876, "7860/tcp"),))
+    assert beside(container(BLUE), there) == []
+    assert beside(container(BLUE), replace(there, state="exited")) == [
+        ("remove", name, True),
+        ("create", name, BODY),
+        ("start", name),
+    ]
+    with pytest.raises(ValueError, match="nothing says how"):
+        beside(container(BLUE), body=None)
+
+
+def test_the_newest_releases_are_retained_and_duplicates_go():
+    kept = [
+        container(BLUE, f"{MAIN}.bbbbbbbb", "exited", age=10),
+        container(BLUE, f"{MAIN}.x", "exited", age=20),
+        container(OLD, f"{MAIN}.dddddddd", "exited", age=30),
+    ]
+    mine = (container(GREEN), *kept)
+    assert [each.name for each in excess(mine, 1)] == [f"{MAIN}.x", f"{MAIN}.dddddddd"]
+    assert [each.name for each in excess(mine, 2)] == [f"{MAIN}.x"]
+    assert [each.name for each in excess(mine, 0)] == [each.name for each in kept]
