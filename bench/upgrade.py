@@ -2,8 +2,8 @@
 
 On a lab of its own, upgrades with ramp and soak set to nothing, there and back, with users' jobs coming in.
 Times are those of the journal. The load is measured apart, as the floor: the same container started by hand
-on the same host, until its first right translation. The rehearsals' translations are the model's own time, and
-are shown apart: `rehearsals: 0` in playbooks/upgrade.yml saves them. Prints a table; with --json a document;
+on the same host, until its first right translation. The rehearsals are the model's own time, and are shown
+apart: `rehearsals: 0` in playbooks/upgrade.yml saves them. Prints a table; --json prints a document;
 with --strict it ends with 1 where the target (2 s a wave) is missed.
 """
 
