@@ -55,7 +55,7 @@ test: setup-test ## Everything: lint, fast tests, lab tests
 	$(MAKE) --no-print-directory test-unit
 	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/lab
 
-soak: setup-test ## The balancer's acceptance at full length (half an hour); writes docs/soak.md
+soak: setup-test ## Balancer and upgrades at full length (two hours); writes docs/soak.md
 	@mkdir -p build && rm -f build/soak.jsonl
 	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" FLEET_SOAK=1 FLEET_SOAK_RESULTS="$(CURDIR)/build/soak.jsonl" \
 	  $(PYTEST) -m soak tests/lab; code=$$?; $(BIN)/python -m tests.lab.soak build/soak.jsonl docs/soak.md; exit $$code
@@ -65,6 +65,7 @@ bench: setup-test ## Measure against the peers (docs/benchmarks.md)
 	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python bench/fanout.py
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/balancer.py
+	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python bench/upgrade.py
 
 clean: ## Remove what this Makefile made
 	rm -rf .venv .venvs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

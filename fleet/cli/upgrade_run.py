@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fleet.rollout.events import Outcome
     from fleet.rollout.model import Header, Plan
     from fleet.rollout.operate import Operation, Prepared, Request, Setting
-    from fleet.rollout.report_data import Report
+    from fleet.rollout.report.data import Report
     from fleet.rollout.stopping import Wish
 
 _CODES = {
@@ -181,7 +181,7 @@ def _show_plan(wanted: Wanted, prepared: Prepared) -> None:
 
 def _print_plan(wanted: Wanted, prepared: Prepared) -> None:
     from fleet.cli.options import print_json
-    from fleet.rollout.report_data import plan_json
+    from fleet.rollout.report.data import plan_json
 
     state = "planned" if prepared.plan.waves else "unchanged"
     print_json({"kind": wanted.kind, "state": state, "plan": plan_json(prepared.plan)})
@@ -206,8 +206,8 @@ def _see_through(
 ) -> ExitCode:
     """The rollout on the screen, to its end; then its report."""
     from fleet.console.rollout import RolloutView
+    from fleet.rollout.report.timeline import Timeline
     from fleet.rollout.stopping import Wish
-    from fleet.rollout.timeline import Timeline
 
     wish = Wish()
     timeline = Timeline()
@@ -257,7 +257,7 @@ def _save(report: Report, path: Path | None) -> Path | None:
     import msgspec
     from platformdirs import user_state_path
 
-    from fleet.rollout.report import write_report
+    from fleet.rollout.report.page import write_report
 
     path = path or user_state_path("fleet") / "reports" / f"{report.header.id}.html"
     try:

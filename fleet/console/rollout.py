@@ -7,11 +7,11 @@ from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from fleet.rollout.entry_words import clean, short_digest
 from fleet.rollout.events import Began, Event, Recorded, Stopping
-from fleet.rollout.report_data import Report
-from fleet.rollout.timeline import Timeline
-from fleet.rollout.verdict import facts, serving, verdict
+from fleet.rollout.report.data import Report
+from fleet.rollout.report.entry_words import clean, short_digest
+from fleet.rollout.report.timeline import Timeline
+from fleet.rollout.report.verdict import facts, serving, verdict
 
 if TYPE_CHECKING:
     from rich.console import Console, Group

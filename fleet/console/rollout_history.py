@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from fleet.console.table import Column, show_table
 from fleet.control.spans import in_words
-from fleet.rollout.entry_words import clean, short_digest
 from fleet.rollout.history import Row
 from fleet.rollout.operate import ReleaseDetail
+from fleet.rollout.report.entry_words import clean, short_digest
 
 if TYPE_CHECKING:
     from rich.console import Console

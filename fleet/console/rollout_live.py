@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fleet.control.spans import in_words
-from fleet.rollout.entry_words import clean, counted
-from fleet.rollout.moment import Moment, SlotAt, WaveAt
+from fleet.rollout.report.entry_words import clean, counted
+from fleet.rollout.report.moment import Moment, SlotAt, WaveAt
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from fleet.console.table import Column, show_table
 from fleet.control.spans import in_words
 from fleet.docker.references import repository
-from fleet.rollout.entry_words import clean, counted, named, short_digest
 from fleet.rollout.model import Plan, SlotNow, Snapshot, Strategy, Wave
-from fleet.rollout.timeline import wave_seconds
+from fleet.rollout.report.entry_words import clean, counted, named, short_digest
+from fleet.rollout.report.timeline import wave_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console

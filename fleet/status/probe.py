@@ -11,6 +11,7 @@ from fleet.docker.probe import CONTAINERS_PROBE, ENGINE_PROBE
 from fleet.gpu.probe import GPU_PROBE
 from fleet.model.facts import Answer, Probe
 from fleet.model.host import Host
+from fleet.status.rollout import ROLLOUT_PROBE
 
 GPU_GROUP = "gpu"
 BALANCER_GROUP = "balancer"
@@ -54,7 +55,7 @@ def probes(host: Host) -> list[Probe]:
     if GPU_GROUP in host.groups:
         asked += [GPU_PROBE, ENGINE_PROBE, CONTAINERS_PROBE]
     if BALANCER_GROUP in host.groups:
-        asked.append(nginx_probe.RUNTIME_PROBE if software(host) == "nginx" else RUNTIME_PROBE)
+        asked += [nginx_probe.RUNTIME_PROBE] if software(host) == "nginx" else [RUNTIME_PROBE, ROLLOUT_PROBE]
     return asked
 
 

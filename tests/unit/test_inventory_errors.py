@@ -165,7 +165,11 @@ VARIABLES = {
     "weights": ("weights: {T4: light}", "weights.T4 must be", "whole numbers"),
     "weights too high": ("weights: {T4: 1000}", "weights.T4 is 1000", "from 1 to 256"),
     "golden": ("golden: {input: x}", "golden has no key input", "did you mean inputs?"),
-    "golden text": ("golden: hello", "golden must be a mapping, or a list of mappings, not 'hello'", "mapping"),
+    "golden text": (
+        "golden: hello",
+        "golden must be a mapping, or a list of mappings, not 'hello'",
+        "mapping",
+    ),
     "golden in a list": ("golden: [{equal: x}]", "golden has no key equal", "did you mean equals?"),
     "golden of texts": ("golden: [hello]", "golden must be a mapping, not 'hello'", "mapping"),
     "near miss": ("slot_port_bse: 1", "unknown variable slot_port_bse", "did you mean slot_port_base?"),

@@ -13,15 +13,15 @@ from xml.etree import ElementTree
 import pytest
 
 from fleet.errors import InputError
-from fleet.rollout.axes import Scale, clock, time_ticks, value_scale
-from fleet.rollout.charts import RIGHT, charts, marks
 from fleet.rollout.events import Began, Outcome, Phase, Recorded, Sampled
-from fleet.rollout.gantt import gantt, left_edge
 from fleet.rollout.model import Entry
-from fleet.rollout.report import html_report, write_report
-from fleet.rollout.report_data import Report, Span
-from fleet.rollout.timeline import Timeline
-from fleet.rollout.timeline_samples import Pair, Samples, mean_between
+from fleet.rollout.report.axes import Scale, clock, time_ticks, value_scale
+from fleet.rollout.report.charts import RIGHT, charts, marks
+from fleet.rollout.report.data import Report, Span
+from fleet.rollout.report.gantt import gantt, left_edge
+from fleet.rollout.report.page import html_report, write_report
+from fleet.rollout.report.samples import Pair, Samples, mean_between
+from fleet.rollout.report.timeline import Timeline
 from fleet.rollout.world import ServerNow
 from tests.unit.rollout_story import STARTED, V1, V2, WINDOW, Server, Story, large, small
 

@@ -18,8 +18,8 @@ from fleet.console.rollout_plan import show_plan
 from fleet.errors import Place
 from fleet.rollout.events import Began, Doing, Outcome, Phase, Recorded, Sampled, Stopping
 from fleet.rollout.model import ContainerNow, Entry, Plan, SlotNow, Snapshot
-from fleet.rollout.moment import Moment
-from fleet.rollout.timeline import Timeline
+from fleet.rollout.report.moment import Moment
+from fleet.rollout.report.timeline import Timeline
 from tests.unit.rollout_story import D1, D2, STARTED, V1, V2, Story, large, small
 
 

@@ -16,6 +16,7 @@ from fleet.model.facts import Answer, Facts
 from fleet.model.host import Host
 from fleet.status import Status, probes, summarise
 from fleet.status.probe import HOST_PROBE, HostFacts, parse_host
+from fleet.status.rollout import ROLLOUT_PROBE
 from tests.local import LocalRemote
 from tests.unit import gpu_world as world
 from tests.unit.gpu_world import DIGEST, HOST, IMAGE, inspected, slot
@@ -240,8 +241,8 @@ def test_each_host_is_asked_what_it_is_for():
         ENGINE_PROBE.key,
         CONTAINERS_PROBE.key,
     }
-    assert [probe.key for probe in probes(LB)] == [HOST_PROBE.key, RUNTIME_PROBE.key]
-    assert len(probes(Host("both", groups=("balancer", "gpu")))) == 5
+    assert [probe.key for probe in probes(LB)] == [HOST_PROBE.key, RUNTIME_PROBE.key, ROLLOUT_PROBE.key]
+    assert len(probes(Host("both", groups=("balancer", "gpu")))) == 6
 
 
 def test_this_machine_answers_the_host_probe():

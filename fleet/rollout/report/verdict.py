@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fleet.control.spans import in_words
-from fleet.rollout.entry_words import short_digest
-from fleet.rollout.report_data import Report
+from fleet.rollout.report.data import Report
+from fleet.rollout.report.entry_words import short_digest
 
 ENDS: Mapping[str, str] = {
     "finished": "finished",

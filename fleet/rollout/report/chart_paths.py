@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from fleet.rollout.axes import Scale
-from fleet.rollout.timeline_samples import Row
+from fleet.rollout.report.axes import Scale
+from fleet.rollout.report.samples import Row
 
 
 @dataclass(frozen=True)

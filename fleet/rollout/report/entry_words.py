@@ -76,6 +76,9 @@ class Words:
         length = f" for {in_words(float(soak))}" if isinstance(soak, int | float) and soak else ""
         return f"green alone served{length}"
 
+    def _beside(self, entry: Entry) -> str:
+        return f"{named(entry.slots)}: green starts beside blue, which serves on"
+
     def _moving(self, entry: Entry) -> str:
         container = "the blue container again" if _to_blue(entry) else "the green container"
         return f"{named(entry.slots)} {_verb(entry, 'gets', 'get')} {container}"
@@ -125,6 +128,7 @@ _SAY: Mapping[str, Callable[[Words, Entry], str]] = {
     "draining": Words._draining,
     "drained": Words._drained,
     "soaked": Words._soaked,
+    "beside": Words._beside,
     "moving": Words._moving,
     "ready": Words._ready,
     "ramped": Words._ramped,

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from fleet.control.spans import in_words
 from fleet.data import data_dir
 from fleet.errors import InputError
-from fleet.rollout.axes import clock
-from fleet.rollout.charts import charts, marks
-from fleet.rollout.entry_words import clean, named, short_digest
-from fleet.rollout.gantt import gantt, left_edge
-from fleet.rollout.report_data import Report
-from fleet.rollout.verdict import ENDS, facts, serving, verdict
+from fleet.rollout.report.axes import clock
+from fleet.rollout.report.charts import charts, marks
+from fleet.rollout.report.data import Report
+from fleet.rollout.report.entry_words import clean, named, short_digest
+from fleet.rollout.report.gantt import gantt, left_edge
+from fleet.rollout.report.verdict import ENDS, facts, serving, verdict
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fleet.rollout.axes import Scale, Tick, clock, time_ticks, value_scale
-from fleet.rollout.chart_paths import Shape, box, line, stacked
 from fleet.rollout.model import Colour
-from fleet.rollout.report_data import Report
-from fleet.rollout.timeline_samples import Row, merged
+from fleet.rollout.report.axes import Scale, Tick, clock, time_ticks, value_scale
+from fleet.rollout.report.chart_paths import Shape, box, line, stacked
+from fleet.rollout.report.data import Report
+from fleet.rollout.report.samples import Row, merged
 
 WIDTH = 1100.0
 RIGHT = WIDTH - 16

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import RLock
 
-from fleet.rollout.entry_words import Words
 from fleet.rollout.events import Began, Doing, Event, Outcome, Phase, Recorded, Sampled, Stopping
 from fleet.rollout.model import Colour, Entry, Header, Plan, Wave
-from fleet.rollout.moment import Moment, SlotAt, WaveAt
-from fleet.rollout.report_data import Line, Report, SlotStory, Span, WaveStory
-from fleet.rollout.timeline_samples import Pair, Samples, serves
+from fleet.rollout.report.data import Line, Report, SlotStory, Span, WaveStory
+from fleet.rollout.report.entry_words import Words
+from fleet.rollout.report.moment import Moment, SlotAt, WaveAt
+from fleet.rollout.report.samples import Pair, Samples, serves
 
 _LAST_LINES = 12
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fleet.rollout.model import Header
-from fleet.rollout.timeline_samples import Pair
+from fleet.rollout.report.samples import Pair
 
 _NONE = Pair()
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fleet.rollout.entry_words import clean
 from fleet.rollout.events import Outcome
 from fleet.rollout.model import Colour, Entry, Header, Plan
-from fleet.rollout.timeline_samples import Row
+from fleet.rollout.report.entry_words import clean
+from fleet.rollout.report.samples import Row
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fleet.control.spans import in_words
-from fleet.rollout.axes import Scale, Tick, clock, time_ticks
-from fleet.rollout.charts import RIGHT, WIDTH
-from fleet.rollout.report_data import Report, SlotStory, WaveStory
+from fleet.rollout.report.axes import Scale, Tick, clock, time_ticks
+from fleet.rollout.report.charts import RIGHT, WIDTH
+from fleet.rollout.report.data import Report, SlotStory, WaveStory
 
 PHASES: dict[str, str] = {
     "blue": "serves as blue",

@@ -1,0 +1,69 @@
+"""Status names a rollout that has not ended: asked by a real sh of real journals."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from fleet.balancer.rollouts import ROOT
+from fleet.model.facts import Answer
+from fleet.rollout import journal
+from fleet.rollout.model import Entry, Header
+from fleet.status.rollout import ROLLOUT_PROBE, rollout_problems, unfinished
+
+
+def asked(root: Path) -> Answer:
+    script = ROLLOUT_PROBE.script.replace(ROOT, str(root))
+    done = subprocess.run(["sh", "-c", script], capture_output=True)
+    return Answer(done.returncode, done.stdout)
+
+
+def write(root: Path, id_: str, *steps: str) -> None:
+    header = Header(id_, "upgrade", 'app:"v2"', "sha256:1", "eve@host", 1.0, 10.0, 20, (("a-0",),), ())
+    lines = [journal.encode_header(header, 7)]
+    lines += [journal.encode_entry(Entry(number, 2.0, step), 7) for number, step in enumerate(steps, 1)]
+    (root / id_).mkdir(parents=True)
+    (root / id_ / "journal").write_bytes(b"".join(line + b"\n" for line in lines))
+
+
+def lease(root: Path, expires: float) -> None:
+    (root / "lease").write_text(json.dumps({"fence": 7, "by": "eve@host", "expires": int(expires)}) + "\n")
+
+
+def test_a_fleet_that_was_never_upgraded_has_nothing_to_say(tmp_path: Path) -> None:
+    assert list(rollout_problems([asked(tmp_path / "none"), asked(tmp_path)])) == []
+
+
+@pytest.mark.parametrize("end", ["finished", "rolled-back"])
+def test_what_has_ended_is_no_problem(tmp_path: Path, end: str) -> None:
+    write(tmp_path, "20261124-1", "pulled", "stopped")
+    write(tmp_path, "20261125-1", "pulled", end)
+    assert list(rollout_problems([asked(tmp_path)])) == []
+
+
+def test_one_that_nobody_goes_on_with_is_named_once_with_what_to_do(tmp_path: Path) -> None:
+    write(tmp_path, "20261124-1", "finished")
+    write(tmp_path, "20261125-1", "pulled", "draining")
+    lease(tmp_path, time.time() - 5)
+    (problem,) = rollout_problems([asked(tmp_path), asked(tmp_path)])
+    assert problem.what == 'the upgrade 20261125-1 to app:"v2", begun by eve@host, has not ended'
+    assert problem.remedy == "`fleet upgrade --resume`, or `fleet upgrade --abort`"
+
+
+def test_one_whose_lease_is_held_goes_on_and_is_no_problem(tmp_path: Path) -> None:
+    write(tmp_path, "20261125-1", "pulled", "draining")
+    lease(tmp_path, time.time() + 20)
+    found = unfinished(asked(tmp_path))
+    assert found is not None
+    assert (found.id, found.step, found.going) == ("20261125-1", "draining", True)
+    assert list(rollout_problems([asked(tmp_path)])) == []
+
+
+def test_a_journal_that_cannot_be_read_is_not_guessed_at(tmp_path: Path) -> None:
+    (tmp_path / "20261125-1").mkdir()
+    (tmp_path / "20261125-1" / "journal").write_text("garbage\n")
+    assert list(rollout_problems([asked(tmp_path)])) == []
