@@ -11,7 +11,7 @@ import typer
 def init(
     directory: Annotated[Path, typer.Argument(help="Where to write it; made if needed.", show_default=False)],
 ) -> None:
-    """Write a starter project: inventory, playbook, template. Fill in the hosts' addresses and go."""
+    """Write a starter project: inventory, playbooks, template. Fill in the hosts' addresses and go."""
     from fleet.project import init as write
 
     for path in write(directory):
@@ -22,3 +22,4 @@ def init(
     typer.echo("  fleet trust                       pin the hosts' SSH keys")
     typer.echo("  fleet provision --check --diff    see the plan")
     typer.echo("  fleet provision                   carry it out")
+    typer.echo("  fleet upgrade IMAGE --check       later: another release, without losing a request")

@@ -146,7 +146,7 @@ def parse_containers(answer: Answer) -> tuple[Container, ...] | None:
     for path, body in _ok_bodies(answer):
         _, _, id_, what = path.split("/", 3)
         if what.startswith("logs"):
-            logs[id_] = _log(body)
+            logs[id_] = log_text(body)
         elif (container := _decode(body, api.Inspect)) is not None:
             inspected[id_] = container
     found = (_container(raw, logs.get(id_, "")) for id_, raw in inspected.items())
@@ -250,7 +250,7 @@ def _settings(config: api.Config, host: api.HostConfig) -> dict[str, str]:
     }
 
 
-def _log(body: bytes) -> str:
+def log_text(body: bytes) -> str:
     """The text of a log; without a terminal the engine frames it: stream, three zeros, length."""
     if body[1:4] != b"\0\0\0":
         return body.decode("utf-8", "replace")

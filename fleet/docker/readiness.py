@@ -17,7 +17,7 @@ from urllib.parse import quote
 import msgspec
 
 from fleet.docker import api
-from fleet.docker.answers import _log as log_text
+from fleet.docker.answers import log_text
 from fleet.docker.probe import SOCKET
 from fleet.model.facts import Answer, Facts, Probe
 

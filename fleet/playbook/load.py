@@ -21,13 +21,14 @@ def load_playbook(path: Path, modules: Collection[str]) -> Playbook:
     Raises InputError with file, line and the nearest known key.
     """
     root = read_marked(path)
-    plays = tuple(_play(item, modules) for item in _list(root, "a playbook is a list of plays"))
+    plays = tuple(read_play(item, modules) for item in _list(root, "a playbook is a list of plays"))
     if not plays:
         raise InputError("the playbook has no plays", place=root.place, remedy="start it with `- hosts: gpu`")
     return Playbook(path, plays)
 
 
-def _play(node: Marked, modules: Collection[str]) -> Play:
+def read_play(node: Marked, modules: Collection[str]) -> Play:
+    """One play of a file that was read. Raises InputError as `load_playbook`."""
     keys = _mapping(node, "a play is a mapping with `hosts` and `tasks`")
     _known(keys, _PLAY_KEYS, "a play")
     if "hosts" not in keys:

@@ -17,6 +17,7 @@ def files() -> dict[str, Path]:
         "inventories/production.yml": _STARTER / "production.yml",
         "inventories/example.yml": data_dir("inventories") / "example.yml",
         "playbooks/provision.yml": data_dir("playbooks") / "provision.yml",
+        "playbooks/upgrade.yml": data_dir("playbooks") / "upgrade.yml",
         "templates/haproxy.cfg.j2": data_dir("templates") / "haproxy.cfg.j2",
         ".gitignore": _STARTER / "gitignore",
     }

@@ -12,7 +12,7 @@ from fleet.data import data_dir
 from fleet.errors import InputError, Place
 from fleet.inventory.problems import Problems
 from fleet.modules.registry import MODULES
-from fleet.playbook.load import _play, near
+from fleet.playbook.load import near, read_play
 from fleet.playbook.marks import Marked, read_marked
 from fleet.playbook.model import Play, Playbook
 from fleet.rollout.model import Options
@@ -129,7 +129,7 @@ def _stage(stage: str, node: Marked, path: Path, modules: Collection[str], probl
     plays: list[Play] = []
     for item in items:
         with _noting(problems, item.place):
-            plays.append(_play(item, modules))
+            plays.append(read_play(item, modules))
     return Playbook(path, tuple(plays))
 
 

@@ -19,6 +19,7 @@ NAMES = [
     "inventories/production.yml",
     "inventories/example.yml",
     "playbooks/provision.yml",
+    "playbooks/upgrade.yml",
     "templates/haproxy.cfg.j2",
     ".gitignore",
 ]
