@@ -197,7 +197,12 @@ def _confirm(question: str, wanted: Wanted) -> None:
         raise InputError(
             "nobody is there to be asked whether to begin", remedy="say --yes, or look with --check"
         )
-    if not typer.confirm(question, err=wanted.json):
+    try:
+        yes = typer.confirm(question, err=wanted.json)
+    except typer.Abort:
+        typer.echo("\nnot begun; nothing was touched", err=True)
+        raise typer.Exit(int(ExitCode.INTERRUPTED)) from None
+    if not yes:
         raise InputError("not begun; nothing was touched")
 
 
@@ -214,6 +219,8 @@ def _see_through(
     view = RolloutView(timeline, quiet=wanted.json)
 
     def waiting(text: str) -> None:
+        if wish.asked:
+            raise typer.Exit(int(ExitCode.INTERRUPTED))
         if not wanted.json:
             view.console.print(text, highlight=False)
 
@@ -243,7 +250,9 @@ def _signals(wish: Wish) -> Iterator[None]:
         if number == signal.SIGINT or not wish.asked:
             wish.stop()
 
-    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    kinds: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # What is ignored stays so: under nohup, the end of the terminal is nobody's wish.
+    kinds = tuple(kind for kind in kinds if signal.getsignal(kind) is not signal.SIG_IGN)
     before = {kind: signal.signal(kind, asked) for kind in kinds}
     try:
         yield

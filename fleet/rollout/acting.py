@@ -81,8 +81,11 @@ class Acting:
         """
         if not placed and (before := self.world.running(slot)) is not None:
             placed = before[0]
-        rehearsed = to == "blue" or slot in self.progress.beside
-        rounds = 1 if rehearsed else 1 + self.options.rehearsals
+        rounds = 1 + self.options.rehearsals
+        if to == "blue":
+            rounds = 1 if self._gate.blue_translates else 0
+        elif slot in self.progress.beside:
+            rounds = 1
         golden = self.world.climb(slot, to, self.options.ready_deadline, say, rounds)
         if to == "green":
             self._gate.compare(slot, golden)

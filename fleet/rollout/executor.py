@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from fleet.engine.hostrun import internal
 from fleet.errors import FleetError
 from fleet.rollout.acting import MAX_AT_ONCE, BalancerError
 from fleet.rollout.events import Outcome
@@ -32,9 +33,16 @@ class Rollout(WayBack):
         except BalancerError as error:
             self._failure = error
             return self._stopped(f"a balancer cannot be told: {error.message}")
+        except LeaseError:
+            raise
+        except Exception as bug:
+            # The fleet serves on, and an operator can go on or back: better than an exit with nothing said.
+            self._failure = bug if isinstance(bug, FleetError) else internal("the rollout", bug)
+            return self._stopped(self._failure.message)
 
     def _forward(self) -> Outcome:
         try:
+            self._check()
             self._prepare()
             for number, slots in enumerate(self.header.waves, 1):
                 todo = [slot for slot in slots if slot not in self.progress.accepted]
@@ -138,9 +146,9 @@ class Rollout(WayBack):
 
     def _green_serving(self) -> list[str]:
         """Slots that run green and serve: accepted ones, and those that were green before it began."""
-        touched = {origin.slot for origin in self.header.origins}
-        others = {server.slot for server in self.world.servers() if server.takes_jobs} - touched
-        return [*self._accepted_serving(), *sorted(others)]
+        serving = {server.slot for server in self.world.servers() if server.takes_jobs}
+        known = [*self._accepted_serving(), *self.header.unchanged]
+        return [slot for slot in known if slot in serving]
 
     def _soak(self, number: int, green: Sequence[str]) -> None:
         """All traffic is green's; blue still runs, so that going back is only a word to the balancers."""

@@ -21,12 +21,14 @@ class Gate:
         self._gates = gates
         self._wait = wait
         self._golden: float | None = None
+        self.blue_translates = True
         self._usual: Mapping[str, float] = {}
 
     def baseline(self, slots: Sequence[str]) -> None:
         """What blue takes: a golden translation on an empty slot, and the mean time of each slot's requests.
 
-        A blue that cannot translate is no reason to keep it: then there is nothing to compare with.
+        A blue that cannot translate is no reason to keep it: then there is nothing to compare with, and it
+        need not translate to serve again (`blue_translates`).
         """
         self._usual = {
             server.slot: server.mean
@@ -37,7 +39,7 @@ class Gate:
             try:
                 self._golden = self._world.golden(slot, "blue")
             except RungError:
-                self._golden = None
+                self._golden, self.blue_translates = None, False
 
     def compare(self, slot: str, golden: float) -> None:
         """Raise GateError where golden translations of these seconds are slower than blue's by much."""

@@ -76,7 +76,7 @@ def climb(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> float:
-    """Wait until every rung holds, for `deadline` seconds; the mean seconds of a golden round.
+    """Wait until every rung holds, for `deadline` seconds; the mean seconds of a golden round, if any.
 
     A model that loads with its first job has no memory before: then the memory is judged after the golden
     translation. Raises RungError with the container's log.
@@ -87,9 +87,9 @@ def climb(
     ladder.shape(seen)
     loaded = ladder.memory()
     seconds = ladder.golden()
-    if not loaded:
+    if not loaded and rounds:
         ladder.memory_at_last()
-    return seconds / rounds
+    return seconds / max(rounds, 1)
 
 
 def translate(

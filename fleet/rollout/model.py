@@ -255,7 +255,8 @@ class Header:
     """A journal's first entry: all that another machine needs to go on.
 
     `id` names the rollout, such as 20261125-081500-3f2a; `by` is who started it; `started` seconds since the
-    epoch; `waves` the slots of each wave in order; `options` plain values (see `fleet.rollout.options`).
+    epoch; `waves` the slots of each wave in order; `unchanged` slots that were green already; `options` plain
+    values (see `fleet.rollout.options`).
     """
 
     id: str
@@ -268,6 +269,7 @@ class Header:
     total: int
     waves: tuple[tuple[str, ...], ...]
     origins: tuple[Origin, ...]
+    unchanged: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def origin(self, slot: str) -> Origin:

@@ -49,7 +49,7 @@ from fleet.rollout.targets import host_targets
 from fleet.ssh.remote import Remote
 
 BALANCERS = "balancer"
-_EXPIRES = 45.0
+_EXPIRES = 115.0
 """Seconds to wait for the lease of a controller that died elsewhere: longer than it can live."""
 
 
@@ -250,6 +250,12 @@ class Operation:
             store.go_on(read.journal)
             states = self._steering.look(patience=0.0)
             self._connect(header.image)
+            if unknown := sorted({origin.host for origin in header.origins} - set(self._hosts)):
+                raise InputError(
+                    f"{', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} part of {header.id}, "
+                    "and not of this inventory",
+                    remedy="use the inventory that it began with",
+                )
             mine = {origin.slot for origin in header.origins}
             seen = observe(self._hosts, states, header.image, header.digest, mine.__contains__)
             if not (abort or progress.rolling_back):
@@ -397,6 +403,7 @@ def _header(prepared: Prepared) -> Header:
         total=made.total,
         waves=tuple(wave.slots for wave in made.waves),
         origins=tuple(origins),
+        unchanged=made.unchanged,
         options=to_plain(request.options),
     )
 

@@ -74,6 +74,8 @@ def _layout(slots: Sequence[SlotNow], bound: Bound, options: Options) -> tuple[B
 def _move(slot: SlotNow, options: Options) -> Move:
     if options.strategy == "swap":
         return Move(slot.name, Strategy.SWAP, "asked for")
+    if slot.held:
+        return Move(slot.name, Strategy.SWAP, "it serves nobody: an operator holds it")
     if slot.current is None or not slot.current.running:
         return Move(slot.name, Strategy.SWAP, "no container runs there")
     if slot.memory_free is None or slot.current.memory is None:
@@ -86,7 +88,7 @@ def _move(slot: SlotNow, options: Options) -> Move:
 
 def _lack(slot: SlotNow, options: Options) -> str:
     """What a slot whose container runs lacks for a second one; empty where it lacks nothing."""
-    if slot.current is None or not slot.current.running:
+    if slot.held or slot.current is None or not slot.current.running:
         return ""
     if slot.memory_free is None or slot.current.memory is None:
         return "has a GPU that does not tell the memory in use"

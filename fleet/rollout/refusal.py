@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fleet.errors import InputError
+from fleet.errors import InputError, UnreachableError
 from fleet.rollout.layout import Bound, Layout, Stuck, canary_size, counts, lay_out, most_out
 from fleet.rollout.model import Options, SlotNow
 
 
 def refuse_troubles(troubles: Mapping[str, str]) -> None:
-    """Raise InputError where hosts could not be looked at."""
+    """Raise UnreachableError where hosts could not be looked at."""
     if not troubles:
         return
     reasons = "; ".join(f"{host}: {reason}" for host, reason in troubles.items())
     without = "".join(f":!{host}" for host in troubles)
     it, hosts = ("it", "a host") if len(troubles) == 1 else ("them", f"{len(troubles)} hosts")
-    raise InputError(
+    raise UnreachableError(
         f"{hosts} could not be looked at: {reasons}",
         remedy=f"mend {it}, or leave {it} out with --limit 'all{without}'",
     )

@@ -127,12 +127,17 @@ def _slot(
         weight=_weight(slot, servers),
         serves=bool(servers) and all(server.takes_jobs for server in servers),
         wanted=wanted,
-        held=any(server.admin is not Admin.READY for server in servers),
+        held=any(_held(server) for server in servers),
         current=_container(current, slot, processes) if current else None,
         kept=tuple(_container(each, slot, processes) for each in others),
         memory_total=total,
         memory_free=total - used if total is not None and used is not None else None,
     )
+
+
+def _held(server: ServerState) -> bool:
+    """True where an operator keeps jobs away: drained, in maintenance, or told a weight of 0."""
+    return server.admin is not Admin.READY or (not server.weight and not server.agent_holds)
 
 
 def _weight(slot: Slot, servers: Sequence[ServerState]) -> int:

@@ -8,10 +8,11 @@ from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from fleet.docker.answers import Container
+from fleet.control.targets import host_of
+from fleet.docker.answers import Container, Port
 from fleet.docker.readiness import Target
-from fleet.errors import FleetError
-from fleet.gpu.container import container_name
+from fleet.errors import FleetError, UnreachableError
+from fleet.model.slot import Slot
 from fleet.rollout.events import Doing, Listen, Recorded
 from fleet.rollout.golden import Pair
 from fleet.rollout.gpu_memory import Owner
@@ -25,7 +26,7 @@ from fleet.rollout.steering import Steering
 from fleet.rollout.stopping import Wish
 from fleet.rollout.store import Store
 from fleet.rollout.swap import in_place, of_slot, release_label
-from fleet.rollout.world import Say, ServerNow
+from fleet.rollout.world import RungError, Say, ServerNow
 
 if TYPE_CHECKING:
     from fleet.rollout.operate import Setting
@@ -50,6 +51,7 @@ class SshWorld:
         self._header = header
         self._hosts = hosts
         self._slots = seen.slots
+        self._troubles = seen.snapshot.troubles
         self._steering = steering
         self._store = store
         self._setting = setting
@@ -85,7 +87,7 @@ class SshWorld:
         """New jobs, at the port that the slot's container publishes."""
         endpoints = {}
         for name in weights:
-            slot, container = self._slots[name], self._known(name)
+            slot, container = self._slot(name), self._known(name)
             port = container.ports[0].host_port if container and container.ports else slot.port
             endpoints[name] = (slot.address, port)
         with self._steer:
@@ -110,9 +112,9 @@ class SshWorld:
         if container is not None and container.running and release_label(container) == release and alone:
             return _run(container)
         if green:
-            self._remember_shape(slot)
+            self._remember_shape()
         found = host.place(
-            self._slots[slot],
+            self._slot(slot),
             release,
             self._header.image if green else origin.image,
             self._header.digest if green else origin.digest,
@@ -138,11 +140,12 @@ class SshWorld:
 
     def beside(self, slot: str, say: Say) -> None:
         """Green's container runs beside blue's, on the slot's other port."""
-        self._remember_shape(slot)
-        if self._container(slot, "green") is None:
+        self._remember_shape()
+        green = self._container(slot, "green")
+        if green is None or not green.running:
             self._before[slot] = self._memory(slot)
         found = self._host(slot).beside(
-            self._slots[slot],
+            self._slot(slot),
             self._header.origin(slot).green,
             self._header.image,
             self._header.digest,
@@ -161,13 +164,14 @@ class SshWorld:
 
     def log(self, slot: str) -> str:
         """The end of its container's log: green's, where there is one."""
-        return self._look(slot, "green")(log=True).log
+        to: Colour = "green" if self._container(slot, "green") is not None else "blue"
+        return self._look(slot, to)(log=True).log
 
     def prune(self, host: str, retain: int) -> None:
         """Remove what is older than the retained releases."""
         from fleet.rollout.operate import images_of
 
-        slots = [slot for slot in self._slots.values() if slot.host == host]
+        slots = [self._slot(origin.slot) for origin in self._header.origins if origin.host == host]
         self._hosts[host].prune(slots, retain, images_of(self._header))
 
     def stage(self, name: str, variables: Mapping[str, Any]) -> None:
@@ -194,34 +198,57 @@ class SshWorld:
         return time.time()
 
     def _host(self, slot: str) -> GpuHost:
-        return self._hosts[self._slots[slot].host]
+        return self._hosts[self._slot(slot).host]
+
+    def _slot(self, name: str) -> Slot:
+        """Raises UnreachableError for a slot of a host that could not be looked at when this run began."""
+        if (slot := self._slots.get(name)) is not None:
+            return slot
+        host = host_of(name)
+        why = self._troubles.get(host, "it has no such slot any more")
+        raise UnreachableError(f"{host}: {why}", remedy="`fleet status` shows how it is")
+
+    def _release(self, name: str, to: Colour) -> str | None:
+        """The release that a colour is on this slot; None for a slot that the rollout does not touch."""
+        for origin in self._header.origins:
+            if origin.slot == name:
+                return origin.green if to == "green" else origin.release
+        return None
 
     def _container(self, name: str, to: Colour | None = None) -> Container | None:
-        """What is in the slot's place now; with a colour, what runs of that one, there or beside it."""
+        """What is in the slot's place now; with a colour, that one's container, there or beside it."""
         self._remember(name, self._host(name).containers())
         return self._known(name, to)
 
     def _remember(self, name: str, found: Sequence[Container]) -> None:
-        self._last[name] = of_slot(found, self._slots[name])
+        self._last[name] = of_slot(found, self._slot(name))
 
     def _known(self, name: str, to: Colour | None = None) -> Container | None:
-        """The same as it was when last looked at: a container's name and port stay."""
+        """The same as it was when last looked at: a container's name and port stay.
+
+        Never one of the other colour, which could climb in its name.
+        """
         if name not in self._last:
             self._remember(name, self._host(name).containers())
         found = self._last[name]
-        if to is None:
-            return in_place(found, self._slots[name])
-        origin = self._header.origin(name)
-        release = origin.green if to == "green" else origin.release
-        return next((each for each in found if each.running and release_label(each) == release), None)
+        release = self._release(name, to) if to else None
+        if release is None:
+            return in_place(found, self._slot(name))
+        mine = [each for each in found if release_label(each) == release]
+        return next((each for each in mine if each.running), mine[0] if mine else None)
 
-    def _remember_shape(self, slot: str) -> None:
-        """The API that clients know: the first blue slot that tells it."""
-        if self._shape is None:
+    def _remember_shape(self) -> None:
+        """The API that clients know: that of the first blue container that tells it."""
+        for origin in self._header.origins if self._shape is None else ():
             try:
-                self._shape = shape_before(self._look(slot, "blue"))
+                container = self._container(origin.slot)
+                if container is None or not container.running or release_label(container) != origin.release:
+                    continue
+                self._shape = shape_before(self._look(origin.slot, "blue"))
             except FleetError:
-                self._shape = None
+                continue
+            if self._shape is not None:
+                return
 
     def _memory(self, slot: str) -> Mapping[str, int | None]:
         """What every GPU of the host holds just now; not needed where processes tell their containers."""
@@ -232,17 +259,17 @@ class SshWorld:
         except FleetError:
             return {}
 
-    def _look(self, slot_name: str, to: Colour) -> Readiness:
-        slot = self._slots[slot_name]
-        container = self._known(slot_name, to) or self._known(slot_name)
-        port = container.ports[0].host_port if container and container.ports else slot.port
-        name = container.name if container else container_name(slot)
-        target = Target(name, port, profile=self._profile)
-        return Readiness(target, self._host(slot_name).script)
+    def _look(self, name: str, to: Colour) -> Readiness:
+        container = self._known(name, to)
+        if container is None:
+            raise RungError(name, "running", f"there is no {to} container", remedy="has somebody removed it?")
+        port = container.ports[0] if container.ports else Port(self._slot(name).port, "")
+        target = Target(container.name, port.host_port, port.host_ip or "127.0.0.1", self._profile)
+        return Readiness(target, self._host(name).script)
 
     def _wanted(self, name: str, to: Colour) -> Wanted:
-        slot, container = self._slots[name], self._known(name, to) or self._known(name)
-        busy = [o.uuid for o in self._slots.values() if o.host == slot.host and o is not slot]
+        slot, container = self._slot(name), self._known(name, to)
+        busy = [other.uuid for other in self._slots.values() if other.host == slot.host and other != slot]
         owner = Owner(container.id if container else "", slot.uuid, self._before.get(name, {}), busy)
         shape = self._shape if to == "green" else None
         return Wanted(name, owner, self._goldens, self._profile, shape)

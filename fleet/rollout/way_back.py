@@ -9,7 +9,7 @@ from fleet.errors import FleetError
 from fleet.rollout.acting import Acting, BalancerError
 from fleet.rollout.events import Outcome
 from fleet.rollout.stopping import Interrupted
-from fleet.rollout.world import LeaseError
+from fleet.rollout.world import LeaseError, RungError
 
 _DOWN_DEADLINE = 10.0
 
@@ -37,12 +37,20 @@ class WayBack(Acting):
         ]
         self._clear_beside()
         todo = sorted(self.progress.touched - self.progress.accepted) + ([] if keeps else accepted)
+        well = False
         while todo:
             batch = self._room.batch(todo)
             if not batch:
                 return self._stopped(f"{reason}; nobody would serve without {', '.join(todo)}")
             todo = [slot for slot in todo if slot not in batch]
-            self._restore(batch)
+            failed = self._restore(batch)
+            broken = [slot for slot, error in failed.items() if isinstance(error, RungError)]
+            well = well or len(failed) < len(batch)
+            if broken and not well and (left := [slot for slot in todo if slot in self.progress.accepted]):
+                # Blue comes up nowhere any more: what serves well on green is not given for that.
+                lost = "; ".join(self.progress.lost[slot] for slot in broken)
+                why = f"{reason}; going back failed, too ({lost}), so {', '.join(left)} stay green"
+                return self._stopped(why, partial=True)
         if keeps and accepted:
             return self._stopped(reason, partial=True)
         self._record("rolled-back", lost=dict(self.progress.lost))
@@ -57,17 +65,15 @@ class WayBack(Acting):
         for slot, error in failures.items():
             self._notes.append(f"{slot}: green's container beside blue's is still there: {error.message}")
 
-    def _restore(self, slots: Sequence[str]) -> None:
-        """These slots: out of traffic, blue's container, its rungs, its weight."""
-        if not slots:
-            return
+    def _restore(self, slots: Sequence[str]) -> Mapping[str, FleetError]:
+        """These slots: out of traffic, blue's container, its rungs, its weight. Which failed, and why."""
         self._phase(slots, "restoring")
         instant = [slot for slot in slots if self._never_moved(slot)]
         if instant:
             self._serve_as_before(instant)
         rest = [slot for slot in slots if slot not in instant]
         if not rest:
-            return
+            return {}
         self._record("draining", rest)
         cut = self._drain_back(rest)
         self._record("drained", rest, cut={slot: jobs for slot, jobs in cut.items() if jobs})
@@ -80,6 +86,7 @@ class WayBack(Acting):
         )
         self._lose({**failures, **anew})
         self._serve_as_before([slot for slot in well if slot not in anew])
+        return {**failures, **anew}
 
     def _lose(self, failures: Mapping[str, FleetError]) -> None:
         for slot, error in failures.items():

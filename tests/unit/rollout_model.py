@@ -34,7 +34,7 @@ RECENT = 3
 """Steps after a look in which nobody can know better than it."""
 
 
-class Violation(AssertionError):
+class Violation(BaseException):
     """An invariant is broken."""
 
 

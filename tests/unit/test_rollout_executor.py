@@ -673,3 +673,42 @@ def test_the_worlds_calls_are_counted() -> None:
     assert isinstance(world, Connection)
     assert list(steps) == sorted(steps)
     assert world.steps >= steps[-1] > 100
+
+
+def test_where_blue_comes_up_nowhere_any_more_green_is_not_given_for_it() -> None:
+    later = step_of(four, HALF, "golden a-0") + 1
+    blues = [Fault(later, "bad blue", slot) for slot in ("a-0", "a-1", "b-0", "b-1")]
+    fleet = four()
+
+    outcome = begin(fleet, HALF, *blues, Fault(1, "bad green", "b-1", "shape"))
+
+    assert outcome.state == "stopped"
+    assert "stay green" in outcome.reason
+    assert set(outcome.lost) == {"b-1"}
+    assert ready(fleet) == 300
+    fleet.heal()
+    assert go_on(fleet).state == "finished"
+
+
+def test_a_blue_that_could_not_translate_before_need_not_to_serve_again() -> None:
+    blues = [Fault(1, "bad blue", slot) for slot in ("a-0", "a-1", "b-0", "b-1")]
+    fleet = four()
+
+    outcome = begin(fleet, HALF, *blues, Fault(1, "bad green", "b-1", "shape"))
+
+    assert (outcome.state, outcome.lost) == ("rolled-back", {})
+    assert ready(fleet) == 400
+
+
+def test_only_slots_that_were_green_before_are_soaked_beside_those_of_the_rollout() -> None:
+    fleet = four()
+    fleet.begin("v2", HALF)
+    assert fleet.header is not None
+    fleet.header = replace(fleet.header, waves=(("a-0",),), origins=fleet.header.origins[:1])
+    rollout, world = fleet.rollout(())
+
+    rollout.run()
+
+    # The other slots serve, and are blue: there is nothing to soak.
+    assert "soaked" not in [entry.step for entry in rollout.progress.entries]
+    assert not [name for _, name in world.called if name.startswith("golden b")]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.errors import ExitCode, InputError
+from fleet.errors import ExitCode, InputError, UnreachableError
 from fleet.rollout.model import (
     ContainerNow,
     Move,
@@ -454,7 +454,7 @@ def test_hosts_that_could_not_be_looked_at():
 
 
 def assert_trouble(troubles, message, remedy):
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UnreachableError) as caught:
         plan(snapshot(green("a-0"), troubles=troubles), Options())
     assert (caught.value.message, caught.value.remedy) == (message, remedy)
 
