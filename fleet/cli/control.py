@@ -20,7 +20,11 @@ _WHICH = "Slots (gpu-01-0), hosts, groups, or patterns of them (gpu-0?-1, 'gpu:!
 Targets = Annotated[list[str], typer.Argument(metavar="TARGET...", help=_WHICH, show_default=False)]
 Force = Annotated[
     bool,
-    typer.Option("--force", help="Even where no slot is left that takes jobs: the service is down then."),
+    typer.Option(
+        "--force",
+        help="Even where no slot is left that takes jobs (the service is down then), and while an upgrade "
+        "is at work.",
+    ),
 ]
 
 
@@ -72,6 +76,7 @@ def drain(
         loaded, _opener(loaded, ask_sudo, connect_timeout, ssh_config), "fleet drain"
     ) as balancers:
         slots = _slots(balancers, targets, loaded)
+        _stand_back(balancers, "fleet drain", force, json)
         with DrainView(quiet=json) as view:
             result = drain_slots(balancers, slots, wait, view, force=force)
         view.result(result, targets)
@@ -84,6 +89,10 @@ def drain(
 
 def ready(
     targets: Targets,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Even while an upgrade is at work, on slots it has not checked yet."),
+    ] = False,
     inventory: Inventories = None,
     ask_sudo: AskSudo = False,
     connect_timeout: ConnectTimeout = 10.0,
@@ -105,6 +114,7 @@ def ready(
         loaded, _opener(loaded, ask_sudo, connect_timeout, ssh_config), "fleet ready"
     ) as balancers:
         slots = _slots(balancers, targets, loaded)
+        _stand_back(balancers, "fleet ready", force, json)
         result = make_ready(balancers, slots)
     ReadyView(quiet=json).result(result, targets)
     _end(control_json(result) if json else None, result.exit_code)
@@ -147,6 +157,7 @@ def weight(
         if number is None:
             result = show(balancers, slots)
         else:
+            _stand_back(balancers, "fleet weight", force, json)
             result = set_weight(balancers, slots, number, force=force)
     WeightView(quiet=json).result(result, [target])
     _end(control_json(result) if json else None, result.exit_code)
@@ -172,6 +183,18 @@ def _slots(balancers: Balancers, targets: list[str], loaded: Inventory) -> tuple
 
     balancers.look()
     return select_slots(targets, balancers.slots(), loaded)
+
+
+def _stand_back(balancers: Balancers, command: str, force: bool, json: bool) -> None:
+    """Raise LeaseError while a rollout is at work; one that waits for somebody is a line on stderr."""
+    from fleet.rollout.at_work import refuse, waiting
+
+    if not force:
+        refuse(balancers.rollouts, command, insist=True)
+    if not json and (line := waiting(balancers.rollouts)):
+        from fleet.console.lb import show_warning
+
+        show_warning(line)
 
 
 def _end(document: object, code: int, *, at_once: bool = False) -> None:

@@ -225,15 +225,19 @@ def push(
     touched. Weights and drains go over HAProxy's run-time socket, without a reload.
     """
     from fleet.cli.options import print_json
+    from fleet.cli.play import standing_back
     from fleet.console.lb import outcomes_json, show_outcomes, troubles_json
     from fleet.console.run import RunView, run_json
     from fleet.lb.push import push as bring
 
     opened = open_work(inventory, limit, playbook, extra, forks, ask_sudo, connect_timeout, ssh_config, check)
-    seen = opened.survey()
-    view = RunView(check=check, diff=diff, verbose=verbose, quiet=json)
-    with view:
-        pushed = bring(opened.work, opened.inventory, opened.opener, view, opened.options, seen)
+    command = "" if check else "fleet lb push"
+    with standing_back(opened.inventory, opened.opener, command, quiet=json) as open_host:
+        opened = opened._replace(opener=open_host)
+        seen = opened.survey()
+        view = RunView(check=check, diff=diff, verbose=verbose, quiet=json)
+        with view:
+            pushed = bring(opened.work, opened.inventory, opened.opener, view, opened.options, seen)
     code = pushed.result.exit_code
     if json:
         document = run_json(pushed.result)

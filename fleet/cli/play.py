@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -13,6 +15,7 @@ from fleet.errors import ExitCode
 
 if TYPE_CHECKING:
     from fleet.console.run import RunView
+    from fleet.engine.hostrun import Opener
     from fleet.inventory import Inventory
     from fleet.ssh import SshSettings
 
@@ -32,8 +35,13 @@ class Wish:
     json: bool
 
 
-def play(path: Path, inventory: Inventory, ssh: SshSettings, wish: Wish, *, translate: bool) -> NoReturn:
-    """Run the playbook, show it, exit. `translate`: end with a golden translation where balancers ran."""
+def play(
+    path: Path, inventory: Inventory, ssh: SshSettings, wish: Wish, *, translate: bool, alone: str = ""
+) -> NoReturn:
+    """Run the playbook, show it, exit. `translate`: end with a golden translation where balancers ran.
+
+    `alone` names a command that must not change anything while a rollout is at work.
+    """
     from fleet.cli.options import print_json, refuse_examples
     from fleet.console.run import RunView, run_json, show_recap
     from fleet.engine.connect import opener
@@ -48,8 +56,12 @@ def play(path: Path, inventory: Inventory, ssh: SshSettings, wish: Wish, *, tran
     options = RunOptions(check=wish.check, forks=wish.forks, limit=wish.limit, tags=wish.tags, extra=extra)
     work = prepare(load_playbook(path, MODULES), inventory, options)
     view = RunView(check=wish.check, diff=wish.diff, verbose=wish.verbose, quiet=wish.json)
-    with view:
-        result = run(work, inventory, opener(inventory, ssh), view, options)
+    guarded = alone if not wish.check else ""
+    with (
+        standing_back(inventory, opener(inventory, ssh), guarded, quiet=wish.json) as open_host,
+        view,
+    ):
+        result = run(work, inventory, open_host, view, options)
     code = result.exit_code
     if wish.check and wish.exit_code and code == ExitCode.DONE and result.changed:
         code = ExitCode.CHANGES_PENDING
@@ -62,6 +74,28 @@ def play(path: Path, inventory: Inventory, ssh: SshSettings, wish: Wish, *, tran
         document["exit_code"] = int(code)
         print_json(document)
     raise typer.Exit(int(code))
+
+
+@contextmanager
+def standing_back(
+    inventory: Inventory, open_host: Opener, command: str, *, quiet: bool = False
+) -> Iterator[Opener]:
+    """An opener for a command that changes something; it looks at no balancer for an empty `command`.
+
+    Raises LeaseError while a rollout is at work. One that waits for somebody is a line on stderr, unless
+    `quiet`. A balancer that cannot be asked holds up nothing.
+    """
+    if not command:
+        yield open_host
+        return
+    from fleet.console.lb import show_warning
+    from fleet.rollout.at_work import FirstLook, refuse, waiting
+
+    with FirstLook(inventory, open_host) as first:
+        refuse(first.seen, command)
+        if not quiet and (line := waiting(first.seen)):
+            show_warning(line)
+        yield first.open
 
 
 def _translate(inventory: Inventory, view: RunView, document: dict[str, Any], as_json: bool) -> ExitCode:

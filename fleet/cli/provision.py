@@ -71,6 +71,7 @@ def provision(
         ssh_settings(ask_sudo, connect_timeout, ssh_config),
         Wish(limit, check, diff, exit_code, tuple(tags or ()), tuple(extra or ()), forks, verbose, json),
         translate=not check,
+        alone="fleet provision",
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from fleet.balancer import runtime
+from fleet.balancer.at_work import ROLLOUT_PROBE, AtWork, parse_at_work
 from fleet.balancer.probe import RUNTIME_PROBE
 from fleet.balancer.software import require_haproxy
 from fleet.balancer.stats import Admin, BalancerState, ServerState, parse_balancer
@@ -34,11 +35,17 @@ class Balancers:
     Every method works on all of them side by side. A balancer that fails has its error in `errors` from then
     on and is left out; when none is left, the first error is raised. `mute` tells, after `in_flight`, how
     many HAProxy processes of before a reload could not be asked, by balancer; `told`, which balancers carried
-    out the last command. `guard` wraps every step that changes something. Not thread-safe.
+    out the last command. `guard` wraps every step that changes something. With `ask_rollouts` every look asks
+    after rollouts, too. Not thread-safe.
     """
 
     def __init__(
-        self, names: Sequence[str], opener: Opener, guard: Callable[[Run], Run] = lambda step: step
+        self,
+        names: Sequence[str],
+        opener: Opener,
+        guard: Callable[[Run], Run] = lambda step: step,
+        *,
+        ask_rollouts: bool = False,
     ) -> None:
         self.names = tuple(names)
         self._guard = guard
@@ -48,6 +55,8 @@ class Balancers:
         self._opener = opener
         self._open: dict[str, _Open] = {}
         self._seen: dict[str, BalancerState] = {}
+        self._probes = (RUNTIME_PROBE, ROLLOUT_PROBE) if ask_rollouts else (RUNTIME_PROBE,)
+        self._rollouts: dict[str, AtWork] = {}
         self._pool = ThreadPoolExecutor(max_workers=max(1, min(len(self.names), MAX_FORKS)))
 
     def __enter__(self) -> Balancers:
@@ -76,6 +85,11 @@ class Balancers:
     def seen(self) -> Mapping[str, BalancerState]:
         """What `look` saw last; empty before the first look."""
         return self._seen
+
+    @property
+    def rollouts(self) -> Mapping[str, AtWork]:
+        """What `look` saw of rollouts, by balancer, also where HAProxy there is silent."""
+        return dict(self._rollouts)
 
     def slots(self) -> tuple[str, ...]:
         """The slots that any balancer had a server for when last looked at, in the balancers' order."""
@@ -145,7 +159,9 @@ class Balancers:
         return held
 
     def _look(self, name: str) -> BalancerState:
-        facts = look(self._open[name].remote, (RUNTIME_PROBE,), timeout=LOOK_TIMEOUT)
+        facts = look(self._open[name].remote, self._probes, timeout=LOOK_TIMEOUT)
+        if (told := facts.get(ROLLOUT_PROBE.key)) is not None:
+            self._rollouts[name] = parse_at_work(told)
         state = parse_balancer(facts[RUNTIME_PROBE.key])
         if state is None:
             raise silent(name)
@@ -209,4 +225,4 @@ def open_balancers(inventory: Inventory, opener: Opener, command: str = "fleet d
             remedy="only HAProxy balancers of the inventory can be steered",
         )
     require_haproxy((inventory.hosts[name] for name in names), command)
-    return Balancers(names, opener)
+    return Balancers(names, opener, ask_rollouts=True)

@@ -5,17 +5,21 @@
 | pull | reference, digest (optional), auth (optional: username, password as Secret) |
 | tag | source, reference |
 | create | name, body (the Engine API's ContainerCreate body) |
-| start | name |
-| stop | name, timeout (seconds before SIGKILL; default 10) |
-| remove | name, force (default false) |
-| rename | name, to |
+| start | name, id (optional) |
+| stop | name, id (optional), timeout (seconds before SIGKILL; default 10) |
+| remove | name, id (optional), force (default false) |
+| rename | name, id (optional), to |
 | login | registry, auth (checks a login, stores nothing) |
 | resolve | reference, auth (optional); answers the digest that the registry has for it now |
-| remove_image | reference, force (default false; true: under all its names) |
+| images_in_use | answers the ids of the images that containers were made from, running or not, whoever's |
+| remove_image | reference, force (default false; true: under all its names); one that is gone is no error |
+
+Where an id is given, that very container is meant, whatever it is called by now; its name is for messages.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -57,24 +61,24 @@ def _create(client: DockerClient, arguments: Arguments, progress: Progress, shar
 
 
 def _start(client: DockerClient, arguments: Arguments, progress: Progress, shared: Shared) -> None:
-    name = str(arguments["name"])
-    _do(f"cannot start container {name}", lambda: client.api.start(name))
+    name, which = _which(arguments)
+    _do(f"cannot start container {name}", lambda: client.api.start(which))
 
 
 def _stop(client: DockerClient, arguments: Arguments, progress: Progress, shared: Shared) -> None:
-    name, timeout = str(arguments["name"]), int(arguments.get("timeout", 10))
+    (name, which), timeout = _which(arguments), int(arguments.get("timeout", 10))
     progress(f"stopping, up to {timeout} s", 0.0, 0.0)
-    _do(f"cannot stop container {name}", lambda: client.api.stop(name, timeout=timeout))
+    _do(f"cannot stop container {name}", lambda: client.api.stop(which, timeout=timeout))
 
 
 def _remove(client: DockerClient, arguments: Arguments, progress: Progress, shared: Shared) -> None:
-    name, force = str(arguments["name"]), bool(arguments.get("force", False))
-    _do(f"cannot remove container {name}", lambda: client.api.remove_container(name, v=True, force=force))
+    (name, which), force = _which(arguments), bool(arguments.get("force", False))
+    _do(f"cannot remove container {name}", lambda: client.api.remove_container(which, v=True, force=force))
 
 
 def _rename(client: DockerClient, arguments: Arguments, progress: Progress, shared: Shared) -> None:
-    name, to = str(arguments["name"]), str(arguments["to"])
-    _do(f"cannot rename container {name} to {to}", lambda: client.api.rename(name, to))
+    (name, which), to = _which(arguments), str(arguments["to"])
+    _do(f"cannot rename container {name} to {to}", lambda: client.api.rename(which, to))
 
 
 def _check_login(client: DockerClient, arguments: Arguments, progress: Progress, shared: Shared) -> None:
@@ -92,9 +96,24 @@ def _resolve(client: DockerClient, arguments: Arguments, progress: Progress, sha
     return resolve(client, str(arguments["reference"]), _login(arguments))
 
 
+def _images_in_use(
+    client: DockerClient, arguments: Arguments, progress: Progress, shared: Shared
+) -> list[str]:
+    found = _do("cannot list the containers", lambda: client.api.containers(all=True))
+    return sorted({str(container["ImageID"]) for container in found})
+
+
 def _remove_image(client: DockerClient, arguments: Arguments, progress: Progress, shared: Shared) -> None:
+    from docker.errors import ImageNotFound
+
     reference, force = str(arguments["reference"]), bool(arguments.get("force", False))
-    _do(f"cannot remove image {reference}", lambda: client.api.remove_image(reference, force=force))
+
+    def remove() -> None:
+        # With one name of an image the engine may drop others, of which a digest is one.
+        with contextlib.suppress(ImageNotFound):
+            client.api.remove_image(reference, force=force)
+
+    _do(f"cannot remove image {reference}", remove)
 
 
 CALLS: Mapping[str, Call] = {
@@ -107,8 +126,15 @@ CALLS: Mapping[str, Call] = {
     "rename": _rename,
     "login": _check_login,
     "resolve": _resolve,
+    "images_in_use": _images_in_use,
     "remove_image": _remove_image,
 }
+
+
+def _which(arguments: Arguments) -> tuple[str, str]:
+    """A container's name, and what the engine is told to mean it."""
+    name = str(arguments["name"])
+    return name, str(arguments.get("id") or name)
 
 
 def _login(arguments: Arguments) -> RegistryLogin | None:

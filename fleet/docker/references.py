@@ -46,3 +46,18 @@ def digests_of(image: Image, reference: str) -> tuple[str, ...]:
     wanted = repository(reference)
     known = (digest.partition("@") for digest in image.digests)
     return (*sorted(digest for name, _, digest in known if name == wanted), image.id)
+
+
+def find_digest(images: Iterable[Image], reference: str, digest: str) -> Image | None:
+    """The local image with these bytes: its repository's digest is this one, or its own id is."""
+    exact = f"{repository(reference)}@{digest}"
+    return next((image for image in images if exact in image.digests or image.id == digest), None)
+
+
+def source_of(image: Image | None, reference: str, digest: str) -> str:
+    """What the engine is told to mean these bytes; `image` is what `find_digest` found.
+
+    One that was loaded from a file is known by no registry's digest, so its id has to do.
+    """
+    exact = f"{repository(reference)}@{digest}"
+    return image.id if image is not None and exact not in image.digests else exact

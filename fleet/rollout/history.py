@@ -130,10 +130,14 @@ def find_row(rows: Sequence[Row], text: str) -> Row:
 
 def _row(head: Head, running: str) -> Row:
     header, last = head.header, head.last
-    if last is not None and (head.ended or last.step == "stopped"):
+    if last is not None and head.ended:
         state = last.step
+    elif head.id == running:
+        state = "running"
     else:
-        state = "running" if head.id == running else "interrupted"
+        state = "stopped" if last is not None and last.step == "stopped" else "interrupted"
+    # What stopped it once, before somebody went on with it, is no news.
+    stale = state == "finished" or (state == "running" and head.why and head.why.step == "stopped")
     image, digest = _before(header)
     return Row(
         id=head.id,
@@ -144,7 +148,7 @@ def _row(head: Head, running: str) -> Row:
         when=header.started,
         seconds=max(0.0, last.at - header.started) if last else 0.0,
         state=state,
-        reason=str(head.why.detail.get("reason", "")) if head.why and state != "finished" else "",
+        reason=str(head.why.detail.get("reason", "")) if head.why and not stale else "",
         before_image=image,
         before_digest=digest,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from fleet.docker.probe import (
     parse_engine,
     parse_images,
 )
-from fleet.docker.references import digests_of, repository, tag
+from fleet.docker.references import digests_of, find_digest, repository, source_of, tag
 from fleet.engine.hostrun import LOOK_TIMEOUT, Opener
 from fleet.engine.look import look
 from fleet.engine.runner import HostRunner
@@ -24,13 +25,20 @@ from fleet.gpu.container import ContainerSpec, create_body, release_of
 from fleet.gpu.slots import ports_of, slots_of
 from fleet.model.facts import Facts, Probe
 from fleet.model.slot import Slot
-from fleet.model.steps import EngineCall
+from fleet.model.steps import EngineCall, Step
+from fleet.rollout.disk import check_disk, estimate, size_text
+from fleet.rollout.pruning import unneeded
 from fleet.rollout.swap import beside_steps, excess, in_place, of_slot, place_steps
 from fleet.rollout.targets import HostTarget
 from fleet.ssh.remote import Remote
 
 T = TypeVar("T")
 Say = Callable[[str], None]
+Allowed = Callable[[], None]
+"""Asked just before every change of the host: raises LeaseError where it is another's by now."""
+
+_LOSSES = 2
+"""So many losses of the connection a change may go on after."""
 
 
 class GpuHost:
@@ -93,21 +101,27 @@ class GpuHost:
         return str(self._try(lambda _, runner: runner.ask(EngineCall("resolve", arguments))))
 
     def pull(self, image: str, digest: str, say: Say) -> None:
-        """Have these bytes, under this name too. Touches no container; what is there is not asked for."""
-        images = parse_images(self.look((IMAGES_PROBE,))[IMAGES_PROBE.key]) or ()
-        if known_digests(images, image, digest):
-            source = f"{repository(image)}@{digest}"
+        """Have these bytes, under this name too. Touches no container; what is there is not asked for.
+
+        Raises TaskError where there is hardly the room for them.
+        """
+        facts = self.look((IMAGES_PROBE, CONTAINERS_PROBE, ENGINE_PROBE))
+        engine = self.engine(facts)
+        images = parse_images(facts[IMAGES_PROBE.key]) or ()
+        if (found := find_digest(images, image, digest)) is not None:
             if label := tag(image):
+                source = source_of(found, image, digest)
                 with self._changing:
                     self._ask("tag", source=source, reference=f"{repository(image)}:{label}")
             say("is there already")
             return
+        needed = estimate(images, parse_containers(facts[CONTAINERS_PROBE.key]) or (), image)
+        check_disk(self.name, engine.root_dir, needed, self.script)
         auth = self.target.auth()
         arguments: dict[str, Any] = {"reference": image, "digest": digest, **({"auth": auth} if auth else {})}
 
         def progress(text: str, done: float, total: float) -> None:
-            of = f" {_size(done)} of {_size(total)}" if total else ""
-            say(f"{text}{of}")
+            say(f"{text} {size_text(done)} of {size_text(total)}" if total else text)
 
         with self._changing:
             self._try(lambda _, runner: runner.ask(EngineCall("pull", arguments), progress))
@@ -124,6 +138,7 @@ class GpuHost:
         seen: Sequence[Container],
         discard: str = "",
         starting: Callable[[], None] = lambda: None,
+        allowed: Allowed = lambda: None,
     ) -> tuple[Container, ...]:
         """Have the slot run this release and nothing else; see `fleet.rollout.swap`.
 
@@ -131,61 +146,75 @@ class GpuHost:
         removed. `seen` is what the slot has, just looked at. `starting` is called when the one before has
         ended and the new one is about to be started. What the host has afterwards.
         """
-        spec = self.spec()
-        body = self._body(slot, release, image, digest, rollout)
-        with self._changing:
+        timeout = self.spec().stop_timeout
+
+        def steps(found: Sequence[Container]) -> Sequence[Step]:
             try:
-                steps = place_steps(
-                    slot, seen, release, body, stop_timeout=spec.stop_timeout, discard=discard
-                )
+                return place_steps(slot, found, release, body, stop_timeout=timeout, discard=discard)
             except ValueError as error:
-                raise TaskError(
-                    f"{slot.name}: its container of release {release} ({image}) is gone, and the playbook or "
-                    "the inventory describes another one by now",
-                    remedy="give the container its former settings again, or upgrade to that image anew",
-                ) from error
-            for step in steps:
-                assert isinstance(step, EngineCall)
-                if step.operation == "start":
-                    starting()
-                say(_WORDS.get(step.operation, step.operation))
-                self._try(lambda _, runner, step=step: runner.ask(step))  # type: ignore[misc]
-            return self.containers()
+                raise _undescribed(slot, release, image) from error
+
+        with self._changing:
+            body = self._body(slot, release, image, digest, rollout)
+            return self._carry_out(steps, seen, say, allowed, starting)
 
     def beside(
-        self, slot: Slot, release: str, image: str, digest: str, say: Say, *, rollout: str
+        self,
+        slot: Slot,
+        release: str,
+        image: str,
+        digest: str,
+        say: Say,
+        *,
+        rollout: str,
+        allowed: Allowed = lambda: None,
     ) -> tuple[Container, ...]:
         """Have a container of this release run beside the slot's own, on the port that is free of the two.
 
         What the host has afterwards.
         """
-        with self._changing:
-            containers = self.containers()
-            usual, second = ports_of(self.target.host, slot)
-            current = in_place(containers, slot)
-            taken = {port.host_port for port in current.ports} if current else set()
-            port = second if usual in taken else usual
-            body = self._body(slot, release, image, digest, rollout, port)
-            for step in beside_steps(slot, containers, release, port, body):
-                say(_WORDS.get(step.operation, step.operation))
-                self._try(lambda _, runner, step=step: runner.ask(step))  # type: ignore[misc]
-            return self.containers()
 
-    def prune(self, slots: Sequence[Slot], retain: int, keep: Sequence[str]) -> None:
+        def steps(found: Sequence[Container]) -> Sequence[Step]:
+            usual, second = ports_of(self.target.host, slot)
+            current = in_place(found, slot)
+            taken = {port.host_port for port in current.ports} if current else set()
+            body = self._body(slot, release, image, digest, rollout, second if usual in taken else usual)
+            try:
+                return beside_steps(slot, found, release, body)
+            except ValueError as error:
+                raise _undescribed(slot, release, image) from error
+
+        with self._changing:
+            return self._carry_out(steps, self.containers(), say, allowed)
+
+    def prune(
+        self,
+        slots: Sequence[Slot],
+        retain: int,
+        keep: Sequence[str],
+        digests: Collection[str] = (),
+        allowed: Allowed = lambda: None,
+    ) -> None:
         """Remove the slots' stopped containers beyond `retain` releases, then images that nothing needs.
 
-        Only images of the repositories in `keep` (image names) are looked at.
+        Images go where they are of the repositories in `keep` (image names), this fleet ran them (`digests`,
+        and what the slots' containers are labelled with) and no container of the host, whoever's, was made
+        from them.
         """
+
+        def steps(found: Sequence[Container]) -> Sequence[Step]:
+            gone = [each for slot in slots for each in excess(of_slot(found, slot), retain)]
+            return [EngineCall("remove", {"name": each.name, "id": each.id}) for each in gone]
+
         with self._changing:
-            containers = self.containers()
-            for slot in slots:
-                for gone in excess(of_slot(containers, slot), retain):
-                    self._ask("remove", name=gone.name, force=True)
-            used = {container.image_id for container in self.containers()}
+            found = self.containers()
+            labels = (each.labels for slot in slots for each in of_slot(found, slot))
+            ran = {*digests, *(label["fleet.digest"] for label in labels if label.get("fleet.digest"))}
+            self._carry_out(steps, found, lambda _: None, allowed)
             images = parse_images(self.look((IMAGES_PROBE,))[IMAGES_PROBE.key]) or ()
-            for image in images:
-                if image.id not in used and _of(image, keep):
-                    self._ask("remove_image", reference=image.id, force=True)
+            used = self._ask("images_in_use")
+            for reference in unneeded(images, used, keep, ran):
+                self._ask("remove_image", allowed, reference=reference)
 
     def close(self) -> None:
         """End the connection; never raises."""
@@ -201,18 +230,61 @@ class GpuHost:
             return None
         body = create_body(spec, slot, digest, port)
         labels = {**body["Labels"], "fleet.image": image, "fleet.rollout": rollout}
-        return {**body, "Image": f"{repository(image)}@{digest}", "Labels": labels}
+        images = parse_images(self.look((IMAGES_PROBE,))[IMAGES_PROBE.key]) or ()
+        source = source_of(find_digest(images, image, digest), image, digest)
+        return {**body, "Image": source, "Labels": labels}
 
-    def _ask(self, operation: str, **arguments: Any) -> None:
-        self._try(lambda _, runner: runner.ask(EngineCall(operation, arguments)))
+    def _carry_out(
+        self,
+        steps: Callable[[Sequence[Container]], Sequence[Step]],
+        seen: Sequence[Container],
+        say: Say,
+        allowed: Allowed,
+        starting: Callable[[], None] = lambda: None,
+    ) -> tuple[Container, ...]:
+        """Do the steps that lead on from what is `seen`; what the host has afterwards.
 
-    def _try(self, do: Callable[[Remote, HostRunner], T]) -> T:
-        """Do it on the open connection, or on a new one where that was lost. Every step may be repeated."""
+        Whether a step was done when the connection was lost is looked at, for most cannot be done twice.
+        """
+        for losses in range(_LOSSES + 1):
+            try:
+                for step in steps(seen):
+                    assert isinstance(step, EngineCall)
+                    if step.operation == "start":
+                        starting()
+                    say(_WORDS.get(step.operation, step.operation))
+                    self._once(lambda _, runner, step=step: runner.ask(step), allowed)  # type: ignore[misc]
+                break
+            except UnreachableError:
+                if losses == _LOSSES:
+                    raise
+                seen = self.containers()
+                allowed()
+        return self.containers()
+
+    def _ask(self, operation: str, allowed: Allowed = lambda: None, /, **arguments: Any) -> Any:
+        return self._try(lambda _, runner: runner.ask(EngineCall(operation, arguments)), allowed)
+
+    def _try(self, do: Callable[[Remote, HostRunner], T], allowed: Allowed = lambda: None) -> T:
+        """Do it, once more where the connection was lost: only what may be done twice, such as a look."""
         try:
-            return do(*self._open())
+            return self._once(do, allowed)
         except UnreachableError:
-            self.close()
-            return do(*self._open())
+            return self._once(do, allowed)
+
+    def _once(self, do: Callable[[Remote, HostRunner], T], allowed: Allowed) -> T:
+        """Do it on the open connection, or on a new one; one that fails is closed."""
+        remote, runner = self._open()
+        # Only now: to open a connection may take as long as somebody else needs to take the lease over.
+        allowed()
+        try:
+            return do(remote, runner)
+        except UnreachableError:
+            with self._opening:
+                # Another thread may have closed it before us, and opened the next one.
+                if self._remote is remote:
+                    self._close()
+            raise
 
     def _open(self) -> tuple[Remote, HostRunner]:
         with self._opening:
@@ -223,11 +295,13 @@ class GpuHost:
             return self._remote, self._runner
 
     def _close(self) -> None:
-        if self._runner is not None:
-            self._runner.close()
-        if self._remote is not None:
-            self._remote.close()
+        remote, runner = self._remote, self._runner
         self._remote = self._runner = None
+        if runner is not None:
+            with contextlib.suppress(Exception):
+                runner.close()
+        if remote is not None:
+            remote.close()
 
 
 _WORDS: Mapping[str, str] = {
@@ -241,17 +315,13 @@ _WORDS: Mapping[str, str] = {
 
 def known_digests(images: Sequence[Image], image: str, digest: str) -> tuple[str, ...]:
     """Every digest that the bytes go by on a host; empty where the host has them not."""
-    exact = f"{repository(image)}@{digest}"
-    for each in images:
-        if exact in each.digests or each.id == digest:
-            return digests_of(each, image)
-    return ()
+    found = find_digest(images, image, digest)
+    return digests_of(found, image) if found is not None else ()
 
 
-def _of(image: Image, names: Sequence[str]) -> bool:
-    known = {repository(name) for name in names}
-    return any(repository(reference) in known for reference in (*image.tags, *image.digests))
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+def _undescribed(slot: Slot, release: str, image: str) -> TaskError:
+    return TaskError(
+        f"{slot.name}: its container of release {release} ({image}) is gone, and the playbook or "
+        "the inventory describes another one by now",
+        remedy="give the container its former settings again, or upgrade to that image anew",
+    )

@@ -2,7 +2,8 @@
 
 Every balancer has the lease under the same number, the fence, which only grows. The holder's writes carry it,
 so one that was asleep while another took over is refused, whatever it believes. Expiry is by each balancer's
-own clock; the holder gives up by its own, a little earlier.
+own clock; the holder gives up by its own, a little earlier. It lasts longer than a rollout's patience with a
+balancer that cannot be reached, so that a silence which is waited for elsewhere does not end it.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from fleet.balancer import rollouts
 from fleet.balancer.rollouts import ROOT, Claim, LeaseSeen
 from fleet.balancer.rollouts_script import HELD, LATE
 from fleet.errors import FleetError, StepError, TaskError
+from fleet.rollout.acting import BalancerError
 from fleet.rollout.holder import is_alive, is_dead
 from fleet.rollout.reaching import OpenOne, Reach
 from fleet.rollout.world import LeaseError
 from fleet.ssh.remote import Result
 
-TTL = 30
+TTL = 100
 EVERY = 8.0
-_PATIENCE = 12.0
-"""Seconds for one renewal; there is time for another before the lease expires."""
+_RENEWAL = 5.0
+"""Seconds for one renewal; a connection that does not answer by then is replaced before the next."""
+_PARTING = 12.0
 
 Waiting = Callable[[Claim, float], None]
 """Whom it waits for, and the seconds until that lease expires."""
@@ -36,8 +39,8 @@ class Lease:
     """The lease on several balancers. A context manager; `acquire` within it, its end is `release`.
 
     `open_one` opens a connection to a balancer by name: the lease has its own, since its renewals run beside
-    everything else. `holder` is `this_process(...)`. `lost` is set once the lease is not ours any more, and
-    `reason` says why.
+    everything else. `holder` is `this_process(...)`. `lost` is set once the lease is not ours any more, or
+    may not be, and `reason` says why.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Lease:
         self.fence = 0
         self.lost = threading.Event()
         self.reason = ""
+        self._taken_over = False
         self._claim = holder
         self._ttl = ttl
         self._every = every
@@ -111,16 +115,21 @@ class Lease:
         self._claim = replace(self._claim, rollout=rollout)
 
     def check(self) -> None:
-        """Raise LeaseError where the lease is not ours, or may not be ours any more."""
+        """Raise LeaseError where another has the lease, BalancerError where it was not renewed in time."""
         if not self.fence:
             raise LeaseError("the lease is not held")
         if not self.lost.is_set() and (reason := self._overdue()):
             self._lose(reason)
-        if self.lost.is_set():
+        if not self.lost.is_set():
+            return
+        if self._taken_over:
             raise LeaseError(
                 f"the lease was lost: {self.reason}",
                 remedy="`fleet history` shows what goes on; what this run has done is in the journal",
             )
+        raise BalancerError(
+            f"the lease was lost: {self.reason}", remedy="mend that balancer, then go on with --resume"
+        )
 
     def release(self) -> None:
         """Give the lease back where it is still ours; never raises for balancers that cannot be told."""
@@ -141,14 +150,14 @@ class Lease:
         try:
             for name in self.names:
                 asked.append(name)
-                began = time.monotonic()
+                began = _now()
                 self._take(name, fence, over)
                 self._renewed[name] = began
         except BaseException:
             self._take_back(asked, fence)
             raise
         self.fence = fence
-        if time.monotonic() - min(self._renewed.values()) > self._every:
+        if _now() - min(self._renewed.values()) > self._every:
             self._renew_all()
         self._watcher = threading.Thread(target=self._watch, name="lease", daemon=True)
         self._watcher.start()
@@ -188,7 +197,7 @@ class Lease:
         for name in names:
             with contextlib.suppress(Exception):
                 step = rollouts.release(fence or self.fence, self._claim, root=self._root)
-                self._reach[name].run(step, timeout=_PATIENCE, queue=_PATIENCE)
+                self._reach[name].run(step, timeout=_PARTING, queue=_PARTING)
 
     def _watch(self) -> None:
         """Renew on every balancer, each in its own thread: one that hangs holds up no other."""
@@ -211,10 +220,10 @@ class Lease:
             self._renew(name)
 
     def _renew(self, name: str) -> None:
-        began = time.monotonic()
+        began = _now()
         try:
             step = rollouts.renew(self.fence, self._claim, self._ttl, root=self._root)
-            result = self._reach[name].run(step, timeout=_PATIENCE)
+            result = self._reach[name].run(step, timeout=_RENEWAL)
         except Exception as error:
             self._trouble[name] = error.message if isinstance(error, FleetError) else str(error)
             return
@@ -223,22 +232,30 @@ class Lease:
             self._trouble.pop(name, None)
         elif rollouts.is_fenced_out(result.rc):
             if not self._stop.is_set():
-                self._lose(f"{name}: {taken_over(result.err)}")
+                self._lose(f"{name}: {taken_over(result.err)}", taken_over=True)
         else:
             self._trouble[name] = result.err.decode("utf-8", "replace").strip()
 
     def _overdue(self) -> str:
-        now = time.monotonic()
+        now = _now()
         for name, at in list(self._renewed.items()):
             if now - at > self._ttl:
-                why = self._trouble.get(name, "it does not answer")
+                why = self._trouble.get(name, "it did not answer, or this machine slept")
                 return f"it could not be renewed on {name} for {self._ttl} s: {why}"
         return ""
 
-    def _lose(self, reason: str) -> None:
-        if not self.lost.is_set():
-            self.reason = reason
+    def _lose(self, reason: str, *, taken_over: bool = False) -> None:
+        """For the first reason; but that another has it is worth more than that a balancer is silent."""
+        if not self.lost.is_set() or (taken_over and not self._taken_over):
+            self.reason, self._taken_over = reason, taken_over
             self.lost.set()
+
+
+def _now() -> float:
+    """Seconds that pass while this machine sleeps, too: the balancers do not sleep with it."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
 
 
 def fenced_out(error: FleetError) -> LeaseError | None:

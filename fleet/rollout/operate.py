@@ -142,7 +142,8 @@ class Operation:
 
     def history(self) -> tuple[Row, ...]:
         """Every rollout that the balancers know, the newest first."""
-        return rows_of(self.store.heads())
+        store = self.store
+        return rows_of(store.heads(), store.running())
 
     def refuse_held(self) -> None:
         """Raise LeaseError where another operator is at work now."""
@@ -284,6 +285,7 @@ class Operation:
             seen=seen,
             steering=Steering(self._names, self.setting.opener, lambda step: fenced(step, lease.fence)),
             store=store,
+            allowed=lease.check,
             goldens=self._goldens(seen.profile),
             setting=self.setting,
             listen=listen,

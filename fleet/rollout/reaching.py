@@ -5,11 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from fleet.errors import StepError, UnreachableError
+from fleet.errors import FleetError, StepError, UnreachableError
 from fleet.model.steps import Run
+from fleet.rollout.acting import BalancerError
 from fleet.ssh.remote import Remote, Result
 
 OpenOne = Callable[[str], Remote]
+
+PATIENCE = 60.0
+"""Seconds for a balancer that cannot be reached, or whose HAProxy restarts, before the rollout stops."""
 
 
 class Reach:
@@ -29,7 +33,9 @@ class Reach:
     def run(self, step: Run, *, timeout: float = 0, queue: float = -1) -> Result:
         """Run a step, within `timeout` seconds where that is less than its own.
 
-        Raises UnreachableError, and StepError where another thread has the connection for `queue` seconds.
+        Raises UnreachableError, and StepError at the deadline or where another thread has the connection for
+        `queue` seconds. After a deadline the connection counts as broken, too: a flow that a firewall dropped
+        looks the same.
         """
         assert step.stdin is None or isinstance(step.stdin, bytes)
         if not self._lock.acquire(timeout=queue):
@@ -37,7 +43,7 @@ class Reach:
         try:
             limit = min(step.timeout, timeout) if timeout else step.timeout
             return self._connected().run(step.argv, stdin=step.stdin, timeout=limit, env=step.env)
-        except UnreachableError:
+        except (UnreachableError, StepError):
             if self._open is not None:
                 self._drop()
             raise
@@ -63,3 +69,9 @@ class Reach:
         if self._remote is not None and self._mine:
             self._remote.close()
         self._remote = None
+
+
+def cannot_be_told(error: FleetError) -> BalancerError:
+    """What stops a rollout, made of the error that a balancer gave for all the time of our patience."""
+    remedy = error.remedy or "mend it, then go on with --resume"
+    return BalancerError(error.message, output=error.output, remedy=remedy)

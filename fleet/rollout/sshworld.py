@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 
 
 class SshWorld:
-    """Implements `fleet.rollout.world.World`. Use as a context manager; it closes the steering."""
+    """Implements `fleet.rollout.world.World`. Use as a context manager; it closes the steering.
+
+    `allowed` raises where the lease is not ours any more; it is asked before every change on a host, by
+    several threads.
+    """
 
     def __init__(
         self,
@@ -43,6 +47,7 @@ class SshWorld:
         seen: Seen,
         steering: Steering,
         store: Store,
+        allowed: Callable[[], None],
         goldens: Sequence[Pair],
         setting: Setting,
         listen: Listen,
@@ -54,6 +59,7 @@ class SshWorld:
         self._troubles = seen.snapshot.troubles
         self._steering = steering
         self._store = store
+        self._allowed = allowed
         self._setting = setting
         self._listen = listen
         self._wish = wish
@@ -123,6 +129,7 @@ class SshWorld:
             seen=self._last[slot],
             discard="" if green else origin.green,
             starting=lambda: self._before.update({slot: self._memory(slot)}),
+            allowed=self._allowed,
         )
         self._remember(slot, found)
         container = self._known(slot)
@@ -151,6 +158,7 @@ class SshWorld:
             self._header.digest,
             lambda text: say(slot, text),
             rollout=self._header.id,
+            allowed=self._allowed,
         )
         self._remember(slot, found)
 
@@ -172,7 +180,9 @@ class SshWorld:
         from fleet.rollout.operate import images_of
 
         slots = [self._slot(origin.slot) for origin in self._header.origins if origin.host == host]
-        self._hosts[host].prune(slots, retain, images_of(self._header))
+        header = self._header
+        digests = {header.digest, *(origin.digest for origin in header.origins if origin.digest)}
+        self._hosts[host].prune(slots, retain, images_of(header), digests, self._allowed)
 
     def stage(self, name: str, variables: Mapping[str, Any]) -> None:
         """The user's own tasks."""

@@ -13,15 +13,14 @@ from fleet.control.model import SlotDrain
 from fleet.engine.hostrun import Opener
 from fleet.errors import FleetError
 from fleet.model.steps import Run
-from fleet.rollout.executor import BalancerError
 from fleet.rollout.lease import fenced_out
+from fleet.rollout.reaching import PATIENCE, cannot_be_told
 from fleet.rollout.world import Say, ServerNow
 
 T = TypeVar("T")
 
-PATIENCE = 60.0
-"""Seconds for a balancer that cannot be reached, or whose HAProxy restarts, before the rollout stops."""
 _PAUSE = 1.0
+_MUTE_PAUSE = 2.0
 
 
 class Steering:
@@ -37,6 +36,7 @@ class Steering:
         self._opener = opener
         self._guard = guard
         self._open: Balancers | None = None
+        self._heard = 0.0
 
     def look(self, patience: float = PATIENCE) -> Mapping[str, BalancerState]:
         """Every balancer's state. Raises BalancerError where one stays silent for `patience` seconds."""
@@ -47,24 +47,46 @@ class Steering:
         return servers_of(self.look(patience))
 
     def drain(self, slots: Sequence[str], deadline: float, say: Say) -> Mapping[str, int]:
-        """Empty the slots; by slot, how many jobs were ended at the deadline (seconds)."""
+        """Empty the slots; by slot, how many jobs were ended at the deadline (seconds), or are left there.
 
-        def listen(states: Sequence[SlotDrain]) -> None:
-            for state in states:
-                jobs = f"{state.jobs} {'job' if state.jobs == 1 else 'jobs'} in flight"
-                say(state.name, "drained" if state.state == "drained" else jobs)
+        What is left ends with the slot's container. HAProxy processes of before a reload that cannot be asked
+        what they hold are waited for until the deadline, and said.
+        """
+        until = time.monotonic() + deadline
+        cut = dict.fromkeys(slots, 0)
+        left: dict[str, int] = {}
 
-        cut: dict[str, int] = {}
+        def empty(balancers: Balancers) -> Mapping[str, int]:
+            def listen(states: Sequence[SlotDrain]) -> None:
+                # Its jobs are not seen any more: it is asked anew before others are waited for.
+                if balancers.errors:
+                    raise next(iter(balancers.errors.values()))
+                self._heard = time.monotonic()
+                for state in states:
+                    jobs = f"{state.jobs} {'job' if state.jobs == 1 else 'jobs'} in flight"
+                    say(state.name, "drained" if state.state == "drained" else jobs)
 
-        def empty(balancers: Balancers) -> None:
-            done = drain(balancers, slots, Wait(deadline, cut=True), listen, force=True)
+            wait = Wait(max(0.0, until - time.monotonic()), cut=True)
+            done = drain(balancers, slots, wait, listen, force=True)
             if done.interrupted:
                 raise KeyboardInterrupt
             for slot in done.slots:
-                cut[slot.name] = cut.get(slot.name, 0) + slot.cut
+                cut[slot.name] += slot.cut
+            left.clear()
+            left.update({slot.name: slot.jobs for slot in done.left})
+            return {report.name: report.mute for report in done.balancers if report.mute}
 
-        self._all(empty)
-        return cut
+        told: dict[str, str] = {}
+        while (mute := self._all(empty)) and (rest := until - time.monotonic()) > 0:
+            for name, count in mute.items():
+                text = f"waiting for {_old(count)} that cannot be asked what they hold"
+                if told.get(name) != text:
+                    told[name] = text
+                    say(name, text)
+            time.sleep(min(_MUTE_PAUSE, rest))
+        for name, count in mute.items():
+            say(name, f"not waiting any more, after {deadline:g} s, for {_old(count)}: jobs there may be cut")
+        return {name: jobs + left.get(name, 0) for name, jobs in cut.items()}
 
     def hold(self, slots: Sequence[str]) -> None:
         """No new jobs to the slots; nobody waits."""
@@ -91,8 +113,8 @@ class Steering:
             self._open = None
 
     def _all(self, do: Callable[[Balancers], T], patience: float = PATIENCE) -> T:
-        """Do it with every balancer; anew where one failed, for a minute."""
-        until = time.monotonic() + patience
+        """Do it with every balancer; anew where one failed, until they were not all heard of for a minute."""
+        self._heard = time.monotonic()
         while True:
             error: FleetError | None = None
             try:
@@ -107,12 +129,8 @@ class Steering:
             fatal = fenced_out(error)
             if fatal is not None:
                 raise fatal
-            if time.monotonic() >= until:
-                raise BalancerError(
-                    error.message,
-                    output=error.output,
-                    remedy=error.remedy or "mend it, then go on with --resume",
-                ) from error
+            if time.monotonic() - self._heard >= patience:
+                raise cannot_be_told(error) from error
             time.sleep(_PAUSE)
 
     def _balancers(self) -> Balancers:
@@ -155,6 +173,10 @@ def _why(server: ServerState) -> str:
     if not server.up:
         return server.agent_reason or f"down: {server.check_status} {server.check_detail}".strip()
     return "" if server.weight else (server.agent_reason or "weight 0")
+
+
+def _old(count: int) -> str:
+    return f"{count} old HAProxy {'process' if count == 1 else 'processes'}"
 
 
 def _port(server: ServerState | None) -> int | None:

@@ -15,15 +15,20 @@ from fleet.balancer.rollouts_script import CONFLICT, GAP
 from fleet.errors import FleetError, StepError, TaskError, UnreachableError
 from fleet.model.steps import Run
 from fleet.rollout import journal
+from fleet.rollout.acting import BalancerError
+from fleet.rollout.holder import is_dead
 from fleet.rollout.journal import ENDS, Journal, JournalError
 from fleet.rollout.lease import taken_over
 from fleet.rollout.model import Entry, Header
-from fleet.rollout.reaching import OpenOne, Reach
+from fleet.rollout.reaching import PATIENCE, OpenOne, Reach, cannot_be_told
 from fleet.rollout.world import LeaseError
 from fleet.ssh.remote import Remote, Result
 
 AGAIN = 10.0
 """Seconds after which a balancer that could not be reached is tried again: trying takes time."""
+_PAUSE = 1.0
+_WRITE = 25.0
+"""Seconds for one write, which may wait 20 s for a lock; a connection may be dead without being broken."""
 
 T = TypeVar("T")
 
@@ -37,7 +42,7 @@ class Holding(Protocol):
         ...
 
     def check(self) -> None:
-        """Raise LeaseError where it is lost."""
+        """Raise LeaseError where another has it, BalancerError where it could not be renewed."""
         ...
 
 
@@ -73,6 +78,19 @@ class Read:
     differ: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Silence:
+    """No balancer could write since `began`; `last` is when that was tried last, and what came of it."""
+
+    began: float
+    last: float
+    error: BalancerError
+
+    def lasts(self, patience: float) -> bool:
+        """True where it has gone on for so many seconds."""
+        return self.last - self.began >= patience
+
+
 class Store:
     """The rollouts kept on several balancers.
 
@@ -90,6 +108,7 @@ class Store:
         open_one: OpenOne | None = None,
         root: str = ROOT,
         clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.errors: dict[str, FleetError] = {}
         self.unreadable: dict[str, FleetError] = {}
@@ -98,7 +117,9 @@ class Store:
         self._reopens = open_one is not None
         self._root = root
         self._clock = clock
+        self._pause = pause
         self._failed: dict[str, float] = {}
+        self._silence: _Silence | None = None
         self._lock = threading.RLock()
         self._id = ""
         self._lines: list[bytes] = []
@@ -162,28 +183,37 @@ class Store:
             found = self._each(lambda name: self._ask(name, rollouts.read_result(id, self._root)).out)
         return next((document for document in found.values() if document), None)
 
+    def running(self) -> str:
+        """The rollout that a lease in force names; empty for none, or where its process is known dead."""
+        step = rollouts.look_lease(self._root)
+        with self._lock:
+            found = self._each(lambda name: rollouts.parse_lease(self._ask(name, step).out))
+        held = [seen.held for seen in found.values() if seen and seen.held and not is_dead(seen.held)]
+        return max(held, key=lambda claim: claim.fence).rollout if held else ""
+
     @property
     def next_number(self) -> int:
         """The number of the next entry."""
         return len(self._lines)
 
     def begin(self, header: Header) -> None:
-        """Open a rollout's journal. Raises as `append`."""
+        """Open a rollout's journal. Raises as `append`, but without patience: the balancer's own error."""
         with self._lock:
             self._start(header.id, [journal.encode_header(header, self._fence())])
             self._each(self._bring)
 
     def go_on(self, read: Journal) -> None:
-        """Have later entries follow this journal, and all balancers have it. Raises as `append`."""
+        """Have later entries follow this journal, and all balancers have it. Raises as `begin`."""
         with self._lock:
             self._start(read.header.id, list(read.lines))
             self._each(self._bring)
 
-    def append(self, entry: Entry) -> None:
+    def append(self, entry: Entry, patience: float = PATIENCE) -> None:
         """Add an entry to the journal of every balancer; one that lacks earlier ones gets them first.
 
-        Raises LeaseError where another has taken over (then it may stand on some balancers), and the first
-        balancer's error where none could write it. Repeating it is harmless.
+        One balancer that has it is enough; where none could write it, it is tried again until that has been
+        so for `patience` seconds. Raises LeaseError where another has taken over (then it may stand on some
+        balancers), BalancerError where none could write it. Repeating it is harmless.
         """
         with self._lock:
             line = journal.encode_entry(entry, self._fence())
@@ -193,14 +223,14 @@ class Store:
             if not repeated:
                 self._lines.append(line)
             try:
-                self._each(self._bring)
+                self._bring_any(patience)
             except FleetError:
                 if not repeated and len(self._lines) not in self._has.values():
                     self._lines.pop()
                 raise
 
     def finish(self, document: bytes, keep: int = KEEP) -> None:
-        """Write the rollout's result, and forget all but the newest `keep` rollouts. Raises as `append`."""
+        """Write the rollout's result, and forget all but the newest `keep` rollouts. Raises as `begin`."""
 
         def write(name: str) -> None:
             self._bring(name)
@@ -224,6 +254,30 @@ class Store:
         self._lease.check()
         return self._lease.fence
 
+    def _bring_any(self, patience: float) -> None:
+        """Have our journal on a balancer at least.
+
+        The patience is one for all who write: who waited for their turn meanwhile do not wait again.
+        """
+        self._fence()
+        silence = self._silence
+        if silence and silence.lasts(patience) and self._clock() - silence.last <= _PAUSE:
+            raise silence.error
+        while True:
+            began = self._clock()
+            try:
+                self._each(self._bring)
+                self._silence = None
+                return
+            except (LeaseError, BalancerError):
+                raise
+            except FleetError as error:
+                silence = _Silence(silence.began if silence else began, self._clock(), cannot_be_told(error))
+                self._silence = silence
+                if silence.lasts(patience):
+                    raise silence.error from error
+            self._pause(_PAUSE)
+
     def _bring(self, name: str) -> None:
         """Have one balancer's journal be ours. What it has is compared where that is not known."""
         fence, total = self._fence(), len(self._lines)
@@ -232,13 +286,13 @@ class Store:
             result = self._append(name, fence, 0)
         if result.rc == CONFLICT:
             step = rollouts.replace_journal(self._id, fence, self._lines, root=self._root)
-            result = self._reach[name].run(step)
+            result = self._reach[name].run(step, timeout=_WRITE)
         _done(name, "the journal could not be written", result)
         self._has[name] = total
 
     def _append(self, name: str, fence: int, first: int) -> Result:
         step = rollouts.append(self._id, fence, first, self._lines[first:], root=self._root)
-        return self._reach[name].run(step)
+        return self._reach[name].run(step, timeout=_WRITE)
 
     def _ask(self, name: str, step: Run) -> Result:
         result = self._reach[name].run(step)
@@ -246,9 +300,9 @@ class Store:
         return result
 
     def _each(self, action: Callable[[str], T]) -> dict[str, T]:
-        """The action's results by balancer; LeaseError goes before all others."""
+        """The action's results by balancer; that the lease is lost goes before all other errors."""
         results: dict[str, T] = {}
-        lost: LeaseError | None = None
+        lost: FleetError | None = None
         names = [name for name in self._reach if self._due(name)] or list(self._reach)
         with ThreadPoolExecutor(max_workers=max(1, len(names))) as pool:
             for name, future in [(name, pool.submit(action, name)) for name in names]:
@@ -256,8 +310,8 @@ class Store:
                     results[name] = future.result()
                     self.errors.pop(name, None)
                     self._failed.pop(name, None)
-                except LeaseError as error:
-                    lost = lost or error
+                except (LeaseError, BalancerError) as error:
+                    lost = error if isinstance(error, LeaseError) else lost or error
                 except FleetError as error:
                     self.errors[name] = error
                     if isinstance(error, UnreachableError):

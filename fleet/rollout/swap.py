@@ -1,7 +1,8 @@
 """From what a slot has to the one container it shall run: the steps, a pure function.
 
 The container that serves bears the slot's name, `fleet-HOST-INDEX`; one that is kept for a rollback is
-stopped and bears its release behind it, `fleet-HOST-INDEX.RELEASE`.
+stopped and bears its release behind it, `fleet-HOST-INDEX.RELEASE`. Names change hands, so a step that is for
+a container which exists carries its id.
 """
 
 from __future__ import annotations
@@ -59,17 +60,21 @@ def place_steps(
     """
     mine = of_slot(containers, slot)
     target = _target(mine, slot, release) if release else None
-    steps: list[Step] = []
-    for other in mine:
-        if other is target:
-            continue
-        if other.state in _HOLDS:
-            steps.append(EngineCall("stop", {"name": other.name, "timeout": stop_timeout}))
-        if release_label(other) in ("", release, discard):
-            steps.append(EngineCall("remove", {"name": other.name}))
-        elif other.name == container_name(slot):
-            steps += _aside(other, mine, slot)
     name = container_name(slot)
+    others = [each for each in mine if each is not target]
+    steps: list[Step] = [
+        _call("stop", other, timeout=stop_timeout) for other in others if other.state in _HOLDS
+    ]
+    aside = next(
+        (each for each in others if each.name == name and not _goes(each, release, discard)),
+        None,
+    )
+    to = kept_name(slot, release_label(aside)) if aside else ""
+    # An older container of the same release makes room for the name.
+    gone = [each for each in others if _goes(each, release, discard) or each.name == to]
+    steps += [_call("remove", each) for each in gone]
+    if aside:
+        steps.append(_call("rename", aside, to=to))
     if not release:
         return steps
     if target is None:
@@ -81,11 +86,11 @@ def place_steps(
             EngineCall("start", {"name": name}),
         ]
     if target.name != name:
-        steps.append(EngineCall("rename", {"name": target.name, "to": name}))
+        steps.append(_call("rename", target, to=name))
     if target.state == "paused":
-        steps.append(EngineCall("stop", {"name": name, "timeout": stop_timeout}))
+        steps.append(_call("stop", target, timeout=stop_timeout))
     if target.state not in ("running", "restarting"):
-        steps.append(EngineCall("start", {"name": name}))
+        steps.append(_call("start", target))
     return steps
 
 
@@ -93,34 +98,30 @@ def beside_steps(
     slot: Slot,
     containers: Sequence[Container],
     release: str,
-    port: int,
     body: Mapping[str, Any] | None,
 ) -> list[EngineCall]:
     """The steps after which a container of `release` runs beside the slot's own, which stays as it is.
 
-    One that was kept from before stands on the slot's usual port and is made anew. Raises ValueError without
-    a body where there is none.
+    One that runs is left as it is, whichever port it has: it may serve. One that was kept from before stands
+    on the slot's usual port and is made anew. Raises ValueError without a body where there is none.
     """
     name = kept_name(slot, release)
-    steps: list[EngineCall] = []
-    for other in of_slot(containers, slot):
-        if release_label(other) != release:
-            continue
-        if other.state == "running" and any(each.host_port == port for each in other.ports):
-            return []
-        steps.append(EngineCall("remove", {"name": other.name, "force": True}))
+    theirs = [each for each in of_slot(containers, slot) if release_label(each) == release]
+    if any(each.running for each in theirs):
+        return []
+    steps = [_call("remove", each, **({"force": True} if each.state in _HOLDS else {})) for each in theirs]
     if body is None:
         raise ValueError(f"nothing says how {slot.name}'s container of release {release} is made")
     return [*steps, EngineCall("create", {"name": name, "body": body}), EngineCall("start", {"name": name})]
 
 
-def _aside(container: Container, mine: Sequence[Container], slot: Slot) -> list[Step]:
-    """Give the slot's name free; an older container of the same release makes room."""
-    to = kept_name(slot, release_label(container))
-    steps: list[Step] = [
-        EngineCall("remove", {"name": other.name, "force": True}) for other in mine if other.name == to
-    ]
-    return [*steps, EngineCall("rename", {"name": container.name, "to": to})]
+def _call(operation: str, container: Container, **more: Any) -> EngineCall:
+    return EngineCall(operation, {"name": container.name, "id": container.id, **more})
+
+
+def _goes(container: Container, release: str, discard: str) -> bool:
+    """True for what is not kept: of no release, of the one to be discarded, or a second one of the wanted."""
+    return release_label(container) in ("", release, discard)
 
 
 def _target(mine: Sequence[Container], slot: Slot, release: str) -> Container | None:

@@ -17,6 +17,7 @@ from typing import Any
 from fleet.balancer.deploy import EMPTY_STATE, SAVE_STATE, save_state_script
 from fleet.balancer.paths import SOCKET
 from fleet.balancer.render import render
+from fleet.balancer.rollouts import ROOT
 from fleet.balancer.workers import MASTER
 from fleet.control import Balancers
 from fleet.errors import UnreachableError
@@ -143,7 +144,12 @@ class BalancerRemote(LocalRemote):
 
     def here(self, script: str) -> str:
         folder = self._balancer.folder
-        for path, mine in ((SOCKET, "admin.sock"), (MASTER, "master.sock"), (SAVE_STATE, "save-state")):
+        for path, mine in (
+            (SOCKET, "admin.sock"),
+            (MASTER, "master.sock"),
+            (SAVE_STATE, "save-state"),
+            (ROOT, "rollouts"),
+        ):
             script = script.replace(path, str(folder / mine))
         return script
 

@@ -57,6 +57,16 @@ def test_a_row_says_how_its_rollout_ended_and_why() -> None:
     )  # fmt: skip
 
 
+def test_a_rollout_that_somebody_goes_on_with_is_running_until_its_end() -> None:
+    stopped = entry(2, "stopped", reason="Ctrl-C")
+    (made,) = rows_of([head(stopped, stopped)], running="r1")
+    assert (made.state, made.reason) == ("running", "")
+    (made,) = rows_of([head(entry(3, "draining"), entry(2, "rolling-back", reason="slow"))], running="r1")
+    assert (made.state, made.reason) == ("running", "slow")
+    (made,) = rows_of([head(entry(3, "rolled-back"), entry(2, "rolling-back", reason="slow"))], running="r1")
+    assert (made.state, made.reason) == ("rolled-back", "slow")
+
+
 def test_what_served_before_is_what_most_of_the_replaced_weight_ran() -> None:
     ran = (
         ("g1-0", "app:v1", A, 10),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,24 +15,28 @@ from fleet.balancer import rollouts
 from fleet.balancer.rollouts_script import CONFLICT, FENCED_OUT, GAP
 from fleet.errors import FleetError, StepError, TaskError, UnreachableError
 from fleet.rollout import journal
+from fleet.rollout.acting import BalancerError
+from fleet.rollout.holder import this_process
 from fleet.rollout.journal import JournalError
 from fleet.rollout.model import Entry
 from fleet.rollout.progress import Progress, progress_of
+from fleet.rollout.reaching import Reach
 from fleet.rollout.store import AGAIN, Store
 from fleet.rollout.world import LeaseError
-from tests.unit.rollout_folders import HOSTILE, Network, claim, entry, header
+from fleet.ssh.remote import Result
+from tests.unit.rollout_folders import HOSTILE, Connection, Network, claim, entry, header
 
 
 @dataclass
 class Held:
-    """A lease that is held under a number until `lost`."""
+    """A lease that is held under a number until `lost`, which says how."""
 
     fence: int
-    lost: bool = False
+    lost: FleetError | None = None
 
     def check(self) -> None:
         if self.lost:
-            raise LeaseError("the lease was lost")
+            raise self.lost
 
 
 def held(network: Network, fence: int = 1, *names: str, over: str = "") -> Held:
@@ -317,17 +323,142 @@ def test_a_connection_that_broke_is_opened_anew_but_not_at_every_entry(two: Netw
     assert store.errors == {}
 
 
-def test_where_no_balancer_can_write_the_error_is_raised_and_the_entry_may_come_again(two: Network) -> None:
-    store = store_of(two, held(two))
+class Time:
+    """A clock that only pauses move; `then` happens once `at` seconds have passed."""
+
+    def __init__(self, at: float = 0.0, then: Callable[[], object] = lambda: None) -> None:
+        self.now = 0.0
+        self.pauses = 0
+        self._at, self._then = at, then
+
+    def clock(self) -> float:
+        return self.now
+
+    def pause(self, seconds: float) -> None:
+        assert seconds > 0
+        self.pauses += 1
+        self.now += seconds
+        if self.now >= self._at:
+            self._then()
+
+
+def patient(network: Network, lease: Held, time: Time, **other: object) -> Store:
+    store = store_of(network, lease, open_one=network.open, clock=time.clock, pause=time.pause, **other)
     store.begin(header())
+    return store
+
+
+def test_an_entry_waits_for_the_only_balancer_to_come_back(one: Network) -> None:
+    time = Time(50.0, lambda: setattr(one["lb-1"], "down", False))
+    store = patient(one, held(one), time)
+    one["lb-1"].down = True
+    store.append(entry(1))
+    assert written(one, "lb-1") == (entry(1),)
+    assert (one["lb-1"].opened, store.errors) == (1, {})
+    assert 50 <= time.now < 60
+
+
+def test_an_entry_waits_for_any_of_several_balancers_and_for_no_more_than_one(two: Network) -> None:
+    time = Time(20.0, lambda: setattr(two["lb-2"], "down", False))
+    store = patient(two, held(two), time)
+    two["lb-1"].down = True
+    store.append(entry(1))
+    assert time.pauses == 0
+    two["lb-2"].down = True
+    store.append(entry(2))
+    assert written(two, "lb-2") == (entry(1), entry(2))
+    assert "lb-1" in store.errors
+    assert 20 <= time.now < 60
+
+
+def test_an_entry_waits_for_room_on_the_only_balancer(one: Network) -> None:
+    time = Time(5.0, lambda: setattr(one["lb-1"], "room", 0))
+    store = patient(one, held(one), time)
+    one["lb-1"].room = len(one["lb-1"].journal().read_bytes()) // 512 + 1
+    store.append(entry(1, "stopped", reason="x" * 600))
+    assert len(written(one, "lb-1")) == 1
+    assert time.pauses > 0
+
+
+def test_where_no_balancer_can_write_for_a_minute_the_rollout_stops_and_the_entry_may_come_again(
+    two: Network,
+) -> None:
+    time = Time()
+    store = patient(two, held(two), time)
     for name in two.balancers:
         two[name].down = True
-    with pytest.raises(UnreachableError):
+    with pytest.raises(BalancerError, match="lb-1") as error:
         store.append(entry(1))
+    assert "--resume" in error.value.remedy
+    assert 60 <= time.now < 70
+    # Others who waited for their turn meanwhile are not made to wait a minute each.
+    gave_up = time.now
+    for _ in range(20):
+        with pytest.raises(BalancerError, match="lb-1"):
+            store.append(entry(1, "soaked"))
+    assert time.now == gave_up
+    time.now += 30
+    with pytest.raises(BalancerError):
+        store.append(entry(1, "soaked"))
+    assert time.now == gave_up + 30
     for name in two.balancers:
         two[name].down = False
+    time.now += AGAIN
     store.append(entry(1, "pulled", again=True))
     assert written(two, "lb-1") == written(two, "lb-2") == (entry(1, "pulled", again=True),)
+    two["lb-1"].down = two["lb-2"].down = True
+    began = time.now
+    with pytest.raises(BalancerError):
+        store.append(entry(2))
+    assert 60 <= time.now - began < 70
+
+
+def test_an_entry_whose_answer_was_lost_is_written_once(one: Network) -> None:
+    """The connection breaks when the balancer has stored the line and before it says so."""
+
+    class Deaf(Connection):
+        def run(self, argv: tuple[str, ...], **more: Any) -> Result:
+            super().run(argv, **more)
+            raise UnreachableError("lb-1: connection lost")
+
+    time = Time()
+    store = patient(one, held(one), time)
+    real, deaf = one.open, Deaf(one["lb-1"], one.root)
+    store._reach["lb-1"] = Reach("lb-1", real, deaf)
+    store.append(entry(1))
+    store.append(entry(2))
+    assert written(one, "lb-1") == (entry(1), entry(2))
+    assert time.pauses == 1
+
+
+@pytest.mark.parametrize("error", [LeaseError("taken over"), BalancerError("not renewed for 100 s")])
+def test_who_has_no_lease_any_more_does_not_wait_to_write(one: Network, error: FleetError) -> None:
+    lease = held(one)
+    time = Time(3.0, lambda: setattr(lease, "lost", error))
+    store = patient(one, lease, time)
+    one["lb-1"].down = True
+    with pytest.raises(type(error), match=error.message):
+        store.append(entry(1))
+    assert time.now < 5
+    pauses = time.pauses
+    with pytest.raises(type(error), match=error.message):
+        store.append(entry(1))
+    assert time.pauses == pauses
+
+
+def test_one_write_that_hangs_does_not_use_up_the_minute(one: Network) -> None:
+    limits: list[float] = []
+
+    class Hung(Connection):
+        def run(self, argv: tuple[str, ...], *, timeout: float = 120.0, **more: Any) -> Result:
+            limits.append(timeout)
+            raise StepError("lb-1: no end in time")
+
+    store = patient(one, held(one), Time())
+    store._reach["lb-1"] = Reach("lb-1", one.open, Hung(one["lb-1"], one.root))
+    store.append(entry(1))
+    assert written(one, "lb-1") == (entry(1),)
+    assert [limit <= 25 for limit in limits] == [True]
 
 
 def test_a_line_that_found_no_room_leaves_no_trace_and_comes_later(two: Network) -> None:
@@ -351,7 +482,7 @@ def test_a_holder_that_was_taken_over_on_one_balancer_writes_no_more(two: Networ
     held(two, 2, "lb-2", over="a1")
     with pytest.raises(LeaseError, match="lb-2: anna"):
         store.append(entry(1))
-    lease = Held(2, lost=True)
+    lease = Held(2, lost=LeaseError("the lease was lost"))
     with pytest.raises(LeaseError):
         store_of(two, lease).begin(header())
     with pytest.raises(LeaseError):
@@ -453,6 +584,46 @@ def test_a_result_is_not_written_by_a_stale_holder(one: Network) -> None:
     with pytest.raises(LeaseError):
         store.finish(b"{}")
     assert store_of(one).result("r1") is None
+
+
+def test_what_the_balancers_that_can_be_reached_have_is_read_without_the_others(two: Network) -> None:
+    store = store_of(two, held(two))
+    store.begin(header())
+    store.append(entry(1, "finished"))
+    store.finish(b"{}")
+    some = Store({"lb-2": two.remotes()["lb-2"]}, root=two.root)
+    assert [head.balancers for head in some.heads()] == [("lb-2",)]
+    assert some.read("r1").journal.entries == (entry(1, "finished"),)
+    assert (some.result("r1"), some.running()) == (b"{}", "")
+
+
+def test_the_rollout_that_a_lease_names_is_at_work_until_the_lease_ends(two: Network) -> None:
+    assert store_of(two).running() == ""
+    for name, fence, id in (("lb-1", 1, "r1"), ("lb-2", 2, "r2")):
+        step = rollouts.take(fence, claim("a1", rollout=id), 3600, root=two.root)
+        assert two.run(name, step).rc == 0
+    assert store_of(two).running() == "r2"
+    two["lb-2"].down = True
+    assert store_of(two).running() == "r1"
+    two["lb-1"].down = True
+    with pytest.raises(UnreachableError):
+        store_of(two).running()
+    two["lb-1"].down = two["lb-2"].down = False
+    for name, fence in (("lb-1", 1), ("lb-2", 2)):
+        assert two.run(name, rollouts.release(fence, claim("a1"), root=two.root)).rc == 0
+    assert store_of(two).running() == ""
+
+
+def test_a_lease_whose_process_was_killed_or_that_has_expired_names_nothing(one: Network) -> None:
+    me = this_process("anna", "fleet upgrade", "r1")
+    assert one.run("lb-1", rollouts.take(1, me, 3600, root=one.root)).rc == 0
+    assert store_of(one).running() == "r1"
+    dead = replace(me, started=me.started + 1)
+    assert one.run("lb-1", rollouts.take(2, dead, 3600, root=one.root)).rc == 0
+    assert store_of(one).running() == ""
+    elsewhere = claim(me.holder, rollout="r1")
+    assert one.run("lb-1", rollouts.take(3, elsewhere, -5, root=one.root)).rc == 0
+    assert store_of(one).running() == ""
 
 
 def test_without_any_balancer_nothing_is_read() -> None:

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -19,10 +20,13 @@ from fleet.balancer import rollouts
 from fleet.balancer.rollouts_script import HELD, LATE
 from fleet.errors import ExitCode, StepError, UnreachableError
 from fleet.model.steps import Run
+from fleet.rollout.acting import BalancerError
 from fleet.rollout.holder import is_alive, is_dead, machine, this_process
-from fleet.rollout.lease import Lease, fenced_out
+from fleet.rollout.lease import EVERY, TTL, Lease, fenced_out
+from fleet.rollout.reaching import PATIENCE, Reach
 from fleet.rollout.world import LeaseError
-from tests.unit.rollout_folders import HOSTILE, Network, claim
+from fleet.ssh.remote import Result
+from tests.unit.rollout_folders import HOSTILE, Connection, Network, claim
 
 ELSEWHERE = {"machine": "another boot", "pid": 1, "started": 5}
 
@@ -301,8 +305,117 @@ def test_a_lease_is_lost_where_a_balancer_cannot_be_reached_for_as_long_as_it_la
         until(lease.lost.is_set)
         assert "lb-2" in lease.reason
         assert "connection lost" in lease.reason or "no route" in lease.reason
-        with pytest.raises(LeaseError, match="lb-2"):
+        with pytest.raises(BalancerError, match="lb-2") as lost:
             lease.check()
+        assert "--resume" in lost.value.remedy
+
+
+def test_who_learns_after_a_silence_that_another_took_over_is_told_so(two: Network) -> None:
+    with lease_of(two, ttl=1, every=60.0) as lease:
+        lease.acquire()
+        until(lease.lost.is_set)
+        with pytest.raises(BalancerError):
+            lease.check()
+        take = rollouts.take(2, claim("bb", by="berta"), 30, root=two.root)
+        until(lambda: two.run("lb-1", take).rc == 0)
+        lease._renew("lb-1")
+        with pytest.raises(LeaseError, match="berta"):
+            lease.check()
+
+
+def asleep(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that this machine has slept, to be set."""
+    real, slept = time.clock_gettime, [0.0]
+    monkeypatch.setattr(
+        time, "clock_gettime", lambda clock: real(clock) + slept[0] * (clock == time.CLOCK_BOOTTIME)
+    )
+    return slept
+
+
+def test_a_machine_that_slept_for_longer_than_the_lease_lasts_has_lost_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept = asleep(monkeypatch)
+    with lease_of(Network(tmp_path), every=60.0) as lease:
+        lease.acquire()
+        lease.check()
+        slept[0] = 31.0
+        with pytest.raises(BalancerError, match="slept"):
+            lease.check()
+
+
+def test_a_lease_outlasts_the_minute_that_a_balancer_may_be_out_of_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, passed = Network(tmp_path), asleep(monkeypatch)
+    with lease_of(one, ttl=TTL) as lease:
+        lease.acquire()
+        one["lb-1"].down = True
+        passed[0] = EVERY + PATIENCE + 20
+        lease.check()
+        passed[0] = TTL + 1.0
+        with pytest.raises(BalancerError, match="lb-1"):
+            lease.check()
+
+
+class Flow(Connection):
+    """A connection whose other end may fall silent, so that every command on it meets its deadline."""
+
+    dead = False
+    limits: ClassVar[list[float]] = []
+
+    def run(
+        self,
+        argv: tuple[str, ...],
+        *,
+        stdin: bytes | None = None,
+        timeout: float = 120.0,
+        env: Mapping[str, str] | None = None,
+    ) -> Result:
+        if self.dead:
+            self.limits.append(timeout)
+            raise StepError(f"{self.name}: no end within {timeout:g} s; the command was stopped")
+        return super().run(argv, stdin=stdin, timeout=timeout, env=env)
+
+
+def test_a_renewal_that_hangs_ends_soon_and_the_next_has_another_connection(tmp_path: Path) -> None:
+    one = Network(tmp_path)
+    flows: list[Flow] = []
+
+    def open_one(name: str) -> Flow:
+        flows.append(Flow(one[name], one.root))
+        return flows[-1]
+
+    with Lease(("lb-1",), open_one, claim(), ttl=60, every=0.1, root=one.root) as lease:
+        lease.acquire()
+        before = seen(one, "lb-1").claim
+        assert before is not None
+        flows[0].dead = True
+
+        def renewed() -> bool:
+            now = seen(one, "lb-1").claim
+            return len(flows) == 2 and now is not None and now.expires > before.expires
+
+        until(renewed)
+        assert flows[0].closed
+        assert flows[0].limits == [5.0]
+        lease.check()
+
+
+def test_a_connection_that_is_busy_is_not_taken_for_a_dead_one(tmp_path: Path) -> None:
+    one = Network(tmp_path)
+    reach = Reach("lb-1", one.open)
+    file = one["lb-1"].home / "go"
+    step = Run(("sh", "-c", f"touch {file}.began; until [ -e {file} ]; do sleep 0.05; done"))
+    thread = threading.Thread(target=reach.run, args=(step,))
+    thread.start()
+    until(Path(f"{file}.began").exists)
+    with pytest.raises(StepError, match="another command"):
+        reach.run(Run(("true",)), queue=0.1)
+    file.touch()
+    thread.join()
+    assert reach.run(Run(("true",))).rc == 0
+    assert one["lb-1"].opened == 1
 
 
 def test_a_balancer_that_comes_back_in_time_costs_nothing(two: Network) -> None:

@@ -23,7 +23,7 @@ def container(
     release: str, name: str = MAIN, state: str = "running", age: int = 0, **more: object
 ) -> Container:
     made = Container(
-        id=f"{release}-{name}-{age}",
+        id=f"{release[:1]} {name} {age}",
         name=name,
         labels={"fleet.slot": "gpu-01-0", "fleet.release": release},
         state=state,
@@ -36,17 +36,33 @@ def container(
 
 def steps(*found: Container, to: str = GREEN, body: dict | None = BODY, discard: str = "") -> list[tuple]:
     made = place_steps(SLOT, found, to, body, stop_timeout=120, discard=discard)
-    assert all(isinstance(step, EngineCall) for step in made)
-    return [(step.operation, *step.arguments.values()) for step in made]
+    return [shown(step) for step in made]
+
+
+def shown(step: object) -> tuple:
+    """Operation, the container as the engine is told of it, and what else it is told."""
+    assert isinstance(step, EngineCall)
+    rest = dict(step.arguments)
+    name = rest.pop("name")
+    return (step.operation, rest.pop("id", name), *rest.values())
 
 
 def test_blue_is_stopped_set_aside_and_green_made():
-    assert steps(container(BLUE)) == [
-        ("stop", MAIN, 120),
-        ("rename", MAIN, f"{MAIN}.bbbbbbbb"),
+    blue = container(BLUE)
+    assert steps(blue) == [
+        ("stop", blue.id, 120),
+        ("rename", blue.id, f"{MAIN}.bbbbbbbb"),
         ("create", MAIN, BODY),
         ("start", MAIN),
     ]
+
+
+def test_what_exists_is_named_by_its_id_and_told_by_its_name():
+    found = [container(BLUE, age=1), container(GREEN, f"{MAIN}.cccccccc", "paused"), container("", "x")]
+    made = place_steps(SLOT, found, GREEN, None, stop_timeout=120)
+    named = {each.id: each.name for each in found}
+    assert {step.operation for step in made} == {"stop", "rename", "remove", "start"}
+    assert all(named[step.arguments["id"]] == step.arguments["name"] for step in made)
 
 
 @pytest.mark.parametrize(
@@ -67,45 +83,59 @@ def test_it_goes_on_from_wherever_a_controller_died(left, rest):
 
 def test_a_kept_container_of_the_release_is_taken_up_again():
     kept = container(GREEN, f"{MAIN}.cccccccc", "exited", age=50)
-    assert steps(container(BLUE), kept, body=None) == [
-        ("stop", MAIN, 120),
-        ("rename", MAIN, f"{MAIN}.bbbbbbbb"),
-        ("rename", f"{MAIN}.cccccccc", MAIN),
-        ("start", MAIN),
+    blue = container(BLUE)
+    assert steps(blue, kept, body=None) == [
+        ("stop", blue.id, 120),
+        ("rename", blue.id, f"{MAIN}.bbbbbbbb"),
+        ("rename", kept.id, MAIN),
+        ("start", kept.id),
     ]
 
 
 def test_going_back_removes_green_and_nothing_else():
     older = container(OLD, f"{MAIN}.dddddddd", "exited", age=90)
     blue = container(BLUE, f"{MAIN}.bbbbbbbb", "exited", age=50)
-    assert steps(older, blue, container(GREEN), to=BLUE, body=None, discard=GREEN) == [
-        ("stop", MAIN, 120),
-        ("remove", MAIN),
-        ("rename", f"{MAIN}.bbbbbbbb", MAIN),
-        ("start", MAIN),
+    green = container(GREEN)
+    assert steps(older, blue, green, to=BLUE, body=None, discard=GREEN) == [
+        ("stop", green.id, 120),
+        ("remove", green.id),
+        ("rename", blue.id, MAIN),
+        ("start", blue.id),
     ]
 
 
 def test_green_beside_blue_is_removed_where_blue_was_never_stopped():
     beside = container(GREEN, kept_name(SLOT, GREEN), ports=(Port(7876, "7860/tcp"),))
     assert steps(container(BLUE), beside, to=BLUE, body=None, discard=GREEN) == [
-        ("stop", f"{MAIN}.cccccccc", 120),
-        ("remove", f"{MAIN}.cccccccc"),
+        ("stop", beside.id, 120),
+        ("remove", beside.id),
     ]
 
 
 def test_an_older_container_of_the_same_release_makes_room_for_the_name():
     twice = container(BLUE, f"{MAIN}.bbbbbbbb", "exited", age=50)
-    assert steps(container(BLUE), twice)[:3] == [
-        ("stop", MAIN, 120),
-        ("remove", f"{MAIN}.bbbbbbbb", True),
-        ("rename", MAIN, f"{MAIN}.bbbbbbbb"),
+    blue = container(BLUE)
+    assert steps(blue, twice)[:3] == [
+        ("stop", blue.id, 120),
+        ("remove", twice.id),
+        ("rename", blue.id, f"{MAIN}.bbbbbbbb"),
+    ]
+
+
+def test_one_that_makes_room_for_the_name_is_stopped_before_and_not_spoken_of_after():
+    blue, twice = container(BLUE, state="exited"), container(BLUE, f"{MAIN}.bbbbbbbb", age=50)
+    assert steps(blue, twice) == [
+        ("stop", twice.id, 120),
+        ("remove", twice.id),
+        ("rename", blue.id, f"{MAIN}.bbbbbbbb"),
+        ("create", MAIN, BODY),
+        ("start", MAIN),
     ]
 
 
 def test_a_second_one_of_the_wanted_release_goes():
     second = container(GREEN, "other", age=5)
-    assert steps(container(GREEN), second) == [("stop", "other", 120), ("remove", "other")]
+    assert steps(container(GREEN), second) == [("stop", second.id, 120), ("remove", second.id)]
 
 
 def test_one_on_another_gpu_is_not_the_slots():
@@ -115,9 +145,10 @@ def test_one_on_another_gpu_is_not_the_slots():
 
 def test_where_nothing_ran_before_nothing_runs_again():
     kept = container(OLD, f"{MAIN}.dddddddd", "exited", age=90)
-    assert steps(kept, container(GREEN), to="", body=None, discard=GREEN) == [
-        ("stop", MAIN, 120),
-        ("remove", MAIN),
+    green = container(GREEN)
+    assert steps(kept, green, to="", body=None, discard=GREEN) == [
+        ("stop", green.id, 120),
+        ("remove", green.id),
     ]
 
 
@@ -143,8 +174,8 @@ def test_what_is_in_place_is_what_serves():
 
 
 def beside(*found: Container, body: dict | None = BODY) -> list[tuple]:
-    made = beside_steps(SLOT, found, GREEN, 7876, body)
-    return [(step.operation, *step.arguments.values()) for step in made]
+    made = beside_steps(SLOT, found, GREEN, body)
+    return [shown(step) for step in made]
 
 
 def test_green_starts_beside_blue_on_the_other_port():
@@ -153,12 +184,28 @@ def test_green_starts_beside_blue_on_the_other_port():
     there = container(GREEN, name, ports=(Port(7876, "7860/tcp"),))
     assert beside(container(BLUE), there) == []
     assert beside(container(BLUE), replace(there, state="exited")) == [
-        ("remove", name, True),
+        ("remove", there.id),
         ("create", name, BODY),
         ("start", name),
     ]
     with pytest.raises(ValueError, match="nothing says how"):
         beside(container(BLUE), body=None)
+
+
+def test_a_green_that_runs_is_never_made_anew_whichever_port_it_has():
+    elsewhere = container(GREEN, f"{MAIN}.cccccccc", ports=(Port(7999, "7860/tcp"),))
+    assert beside(container(BLUE, state="exited"), elsewhere) == []
+    assert beside(container(GREEN)) == []
+
+
+def test_a_green_that_crashes_beside_blue_is_made_anew():
+    crashing = container(GREEN, f"{MAIN}.cccccccc", "restarting", ports=(Port(7876, "7860/tcp"),))
+    name = crashing.name
+    assert beside(container(BLUE), crashing) == [
+        ("remove", crashing.id, True),
+        ("create", name, BODY),
+        ("start", name),
+    ]
 
 
 def test_the_newest_releases_are_retained_and_duplicates_go():

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from fleet.balancer.rollouts import ROOT
+from fleet.balancer.rollouts import ROOT, Claim
 from fleet.model.facts import Answer
 from fleet.rollout import journal
 from fleet.rollout.model import Entry, Header
@@ -31,7 +32,8 @@ def write(root: Path, id_: str, *steps: str) -> None:
 
 
 def lease(root: Path, expires: float) -> None:
-    (root / "lease").write_text(json.dumps({"fence": 7, "by": "eve@host", "expires": int(expires)}) + "\n")
+    held = Claim("ab", "eve", "host", "fleet upgrade app:v2", fence=7, expires=int(expires))
+    (root / "lease").write_text(json.dumps(asdict(held)) + "\n")
 
 
 def test_a_fleet_that_was_never_upgraded_has_nothing_to_say(tmp_path: Path) -> None:
