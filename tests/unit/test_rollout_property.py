@@ -208,7 +208,7 @@ def test_random_faults_break_no_invariant() -> None:
     run_state_machine_as_test(
         Rollouts,
         settings=settings(
-            max_examples=4000 if SOAK else 400,
+            max_examples=4000 if SOAK else 30,
             stateful_step_count=6,
             deadline=None,
             derandomize=not SOAK,
