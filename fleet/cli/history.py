@@ -79,4 +79,4 @@ def _operation(
     from fleet.rollout.operate import Operation
 
     access = Access(inventory, ask_sudo=ask_sudo, connect_timeout=connect_timeout, ssh_config=ssh_config)
-    return Operation(setting_of(access))
+    return Operation(setting_of(access), reading=True)

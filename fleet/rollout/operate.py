@@ -99,9 +99,13 @@ class ReleaseDetail:
 
 
 class Operation:
-    """The connections of one command. Use as a context manager."""
+    """The connections of one command. Use as a context manager.
 
-    def __init__(self, setting: Setting) -> None:
+    With `reading` alone, balancers that cannot be reached are left out as long as one can: what they keep of
+    rollouts is the same. A rollout needs them all.
+    """
+
+    def __init__(self, setting: Setting, *, reading: bool = False) -> None:
         names = setting.inventory.groups.get(BALANCERS, ())
         if not names:
             raise InputError(
@@ -111,6 +115,7 @@ class Operation:
         require_haproxy((setting.inventory.hosts[name] for name in names), "fleet upgrade")
         self.setting = setting
         self._names = tuple(names)
+        self._reading = reading
         self._steering = Steering(names, setting.opener)
         self._remotes: dict[str, Remote] = {}
         self._image = ""
@@ -119,13 +124,11 @@ class Operation:
     def __enter__(self) -> Operation:
         with ThreadPoolExecutor(max_workers=min(len(self._names), MAX_FORKS)) as pool:
             opened = {name: pool.submit(self._open_one, name) for name in self._names}
-        try:
-            self._remotes = {name: future.result() for name, future in opened.items()}
-        except FleetError:
-            for future in opened.values():
-                if future.exception() is None:
-                    future.result().close()
-            raise
+        errors = [error for future in opened.values() if (error := future.exception()) is not None]
+        self._remotes = {name: each.result() for name, each in opened.items() if each.exception() is None}
+        if errors and not (self._reading and self._remotes):
+            self.__exit__()
+            raise errors[0]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -161,7 +164,7 @@ class Operation:
         header = store.read(row.id).journal.header
         result = store.result(row.id)
         self._connect(row.image)
-        seen = observe(self._hosts, self._steering.look(patience=0.0), row.image, row.digest)
+        seen = observe(self._hosts, {}, row.image, row.digest)
         slots = seen.snapshot.slots
         return ReleaseDetail(
             row,
