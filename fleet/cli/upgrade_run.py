@@ -251,8 +251,8 @@ def _signals(wish: Wish) -> Iterator[None]:
             wish.stop()
 
     kinds: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    # What is ignored stays so: under nohup, the end of the terminal is nobody's wish.
-    kinds = tuple(kind for kind in kinds if signal.getsignal(kind) is not signal.SIG_IGN)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        kinds = kinds[:2]  # under nohup, the end of the terminal is nobody's wish
     before = {kind: signal.signal(kind, asked) for kind in kinds}
     try:
         yield
