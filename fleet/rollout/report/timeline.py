@@ -144,7 +144,7 @@ class Timeline:
         for origin in event.header.origins:
             colour: Colour = "green" if origin.release and origin.release == origin.green else "blue"
             self._slots[origin.slot] = _Slot(colour, 0.0, colour)
-        for slot in event.plan.unchanged if event.plan else ():
+        for slot in event.plan.unchanged if event.plan else event.header.unchanged:
             self._slots.setdefault(slot, _Slot("green", 0.0, "green"))
         self._now()
 
@@ -204,10 +204,8 @@ class Timeline:
             slot.weight, slot.jobs = weight, jobs[name]
 
     def _colour(self, name: str) -> Colour:
-        """What a slot runs. One that the rollout leaves alone is green where nothing else is known of it."""
-        if name in self._slots:
-            return self._slots[name].colour
-        return "blue" if self._plan else "green"
+        """What a slot runs. One that the rollout leaves out runs something else than green."""
+        return self._slots[name].colour if name in self._slots else "blue"
 
     def _at(self, epoch: float) -> float:
         """Seconds since the rollout's start."""

@@ -41,10 +41,14 @@ def facts(report: Report) -> str:
 
 
 def serving(report: Report) -> str:
-    """What runs at the end: `3 slots run app:v2, 1 slot runs app:v1`, the wanted image first."""
+    """What runs at the end: `3 slots run app:v2, 1 slot runs app:v1`, the wanted image first.
+
+    Slots that the rollout leaves out are not counted.
+    """
+    mine = {origin.slot for origin in report.header.origins}
     images: dict[str, int] = {report.header.image: report.green}
     for slot in report.slots:
-        if slot.colour == "blue" and slot.name not in report.outcome.lost:
+        if slot.name in mine and slot.colour == "blue" and slot.name not in report.outcome.lost:
             image = slot.before or "no container"
             if image == report.header.image:
                 image = f"{image} at {short_digest(slot.before_digest)}"
