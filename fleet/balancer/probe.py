@@ -18,14 +18,18 @@ PACKAGE_PROBE = Probe(
     "exit 0\n",
 )
 
-# Only a client of the host's own reaches the socket; socat comes with the module's packages.
+# Only a client of the host's own reaches the socket; socat comes with the module's packages. While HAProxy
+# asks an agent it has forgotten what that said last ("* L7OK"), so it is looked at once more a moment later.
 RUNTIME_PROBE = Probe(
     "haproxy.runtime",
     f"[ -S {SOCKET} ] && command -v socat >/dev/null || {{ echo {ABSENT}; exit 0; }}\n"
+    f"ask() {{ socat -t 5 -T 5 - UNIX-CONNECT:{SOCKET} 2>/dev/null; }}\n"
     "date +now=%s\n"
-    "echo 'show env FLEET_CONFIG; show info; show servers state; show stat; "
-    f"show ssl cert {CERTIFICATE_FILE}'"
-    f" | socat -t 5 -T 5 - UNIX-CONNECT:{SOCKET} 2>/dev/null || echo {ABSENT}\n",
+    "said=$(echo 'show env FLEET_CONFIG; show info; show servers state; show stat; "
+    f"show ssl cert {CERTIFICATE_FILE}' | ask) || {{ echo {ABSENT}; exit 0; }}\n"
+    "printf '%s\\n\\n' \"$said\"\n"
+    "case $said in *',* '*) sleep 0.1; echo 'show stat' | ask ;; esac\n"
+    "exit 0\n",
 )
 
 

@@ -14,6 +14,9 @@ from fleet.model.facts import Answer
 
 WORK = "work"
 
+# How HAProxy marks a check that is under way.
+_ASKED = "* "
+
 _ANSWERS = ("1xx", "2xx", "3xx", "4xx", "5xx", "other")
 
 
@@ -34,7 +37,8 @@ class ServerState:
     flight, `response_time` the average of the last 1024 in milliseconds, `last_change` in seconds ago;
     the other numbers count since the worker started. `agent_status` is HAProxy's code for its last question
     to the GPU host's agent (L7OK, L7STS, L4CON, ...; empty where none is asked), `agent_reason` what the
-    agent said is wrong, `agent_down` whether it took the server out.
+    agent said is wrong, `agent_down` whether it took the server out, `agent_asked` whether it is being asked
+    just now: HAProxy has then forgotten what it said before.
     """
 
     backend: str
@@ -61,6 +65,7 @@ class ServerState:
     agent_status: str = ""
     agent_reason: str = ""
     agent_down: bool = False
+    agent_asked: bool = False
 
     @property
     def up(self) -> bool:
@@ -83,11 +88,12 @@ class ServerState:
     def agent_holds(self) -> bool:
         """True where the weight in use is its agent's doing: an agent only ever takes all of it, or half.
 
-        So it is also where the agent does not answer just now: only it can tell whether the GPU is well.
+        So it is also where the agent is being asked, or does not answer: only it can tell whether the GPU is
+        well.
         """
         if not self.agent_status or self.weight not in (0, self.configured_weight // 2):
             return False
-        return bool(self.agent_reason) or not self.agent_answers
+        return bool(self.agent_reason) or self.agent_asked or not self.agent_answers
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,7 @@ def parse_balancer(answer: Answer) -> BalancerState | None:
 
 
 def _servers(text: str) -> Iterator[ServerState]:
-    numbers = {(row["pxname"], row["svname"]): row for row in _stat(text)}
+    numbers = _numbers(text)
     for state in _server_lines(text):
         row = numbers.get((state["be_name"], state["srv_name"]))
         if row is None:
@@ -149,7 +155,7 @@ def _servers(text: str) -> Iterator[ServerState]:
             name=state["srv_name"],
             status=_status(row["status"]),
             admin=_admin(_int(state.get("srv_admin_state"))),
-            weight=_int(state.get("srv_uweight")),
+            weight=_int(row.get("uweight") or state.get("srv_uweight")),
             configured_weight=_int(state.get("srv_iweight")),
             address=row.get("addr", ""),
             sessions=_int(row.get("scur")),
@@ -166,18 +172,27 @@ def _servers(text: str) -> Iterator[ServerState]:
             check_status=row.get("check_status", "").removeprefix("* "),
             check_detail=row.get("last_chk") or row.get("check_desc") or "",
             last_change=_int(row.get("lastchg")),
-            agent_status=row.get("agent_status", "").removeprefix("* "),
+            agent_status=row.get("agent_status", "").removeprefix(_ASKED),
+            agent_asked=row.get("agent_status", "").startswith(_ASKED),
             agent_down=row["status"].startswith("DOWN (agent)"),
             agent_reason=_agent_reason(row.get("last_agt", "")),
         )
 
 
+def _numbers(text: str) -> dict[tuple[str, str], dict[str, str]]:
+    """Each server's row of `show stat`: of several the last one that tells what its agent said."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for row in _stat(text):
+        key = (row["pxname"], row["svname"])
+        if key not in found or not row.get("agent_status", "").startswith(_ASKED):
+            found[key] = row
+    return found
+
+
 def _stat(text: str) -> Iterator[dict[str, str]]:
-    """The rows of `show stat`: CSV below a `# pxname,...` line."""
-    start = text.find("# pxname,")
-    if start >= 0:
-        table = text[start + 2 :].split("\n\n", 1)[0]
-        yield from csv.DictReader(io.StringIO(table), restval="")
+    """The rows of every `show stat`: CSV below a `# pxname,...` line."""
+    for table in text.split("# pxname,")[1:]:
+        yield from csv.DictReader(io.StringIO("pxname," + table.split("\n\n", 1)[0]), restval="")
 
 
 def _server_lines(text: str) -> Iterator[dict[str, str]]:

@@ -51,7 +51,7 @@ def balancer_problems(
             )
         if _state(server) == "down" and not (server.agent_down and server.check_status.endswith("OK")):
             yield Problem(server.name, f"{balancer} finds it down: {_check(server)}")
-        elif server.agent_down and not server.agent_reason:
+        elif server.agent_down and not server.agent_reason and not server.agent_asked:
             yield Problem(
                 server.name,
                 f"{balancer} keeps it out: its agent said so, and does not answer any more",

@@ -102,8 +102,9 @@ def test_memory_errors_and_heat(lab: Lab) -> None:
         assert all((s.up, s.weight) == (True, 0) for s in servers(lab))
         known(lab, "hot: 97 C", OTHER, alone=False)
         assert all(s.weight == s.configured_weight // 2 for s in servers(lab, OTHER))
-        # What the agent lowered is not mended as if somebody had.
-        assert all(s.agent_holds for slot in (SLOT, OTHER) for s in servers(lab, slot))
+        # What the agent lowered is not mended as if somebody had, though a look may come while it is being asked.
+        for _ in range(40):
+            assert all(s.agent_reason and s.agent_holds for s in (*servers(lab), *servers(lab, OTHER)))
         again = lab.fleet("provision", "--json")
         assert (again.code, again.json["changed"]) == (0, 0), again.out
 

@@ -62,6 +62,33 @@ def test_whose_weight_it_is():
     assert first("UP,L7OK,,,").admin is Admin.READY
 
 
+def test_what_the_agent_lowered_stays_its_doing_while_it_is_asked_again():
+    asked_again = "UP,L7OK,,* L7OK,"
+    assert first(asked_again, "0 10").agent_holds
+    assert first(asked_again, "5 10").agent_holds
+    assert not first(asked_again, "7 10").agent_holds
+
+
+def test_of_two_looks_the_one_counts_that_knows_what_the_agent_said():
+    before = asked("UP,L7OK,,* L7OK,", "UP,L7OK,,L7OK,via agent : up (hot: 91 C)", weights="5 10")
+    first_look = before[RUNTIME_PROBE.key].text
+    second = f"{HEAD}work,gpu-01-0,3,UP,L7OK,,L7OK,via agent : up (hot: 97 C),\nwork,gpu-01-1,4,UP,L7OK,,* L7OK,,\n\n"
+    state = parse_balancer(Answer(0, (first_look + second).encode()))
+    assert state is not None
+    assert [(s.agent_reason, s.sessions, s.agent_holds) for s in state.slots()] == [
+        ("hot: 97 C", 3, True),
+        ("hot: 91 C", 0, True),
+    ]
+
+
+def test_the_weight_is_the_one_that_stands_beside_what_the_agent_said():
+    text = asked(WELL, weights="5 10")[RUNTIME_PROBE.key].text
+    text = text.replace(",last_agt,", ",last_agt,uweight,").replace("via agent : up,", "via agent : up,10,")
+    state = parse_balancer(Answer(0, text.encode()))
+    assert state is not None
+    assert state.slots()[0].weight == 10
+
+
 def status(*balancers: Facts):
     hosts = [GPU, *(Host(f"lb-{n:02d}", {}, ("balancer",)) for n in range(1, len(balancers) + 1))]
     seen = dict(zip([host.name for host in hosts], (gpu_host(*RUNNING), *balancers), strict=True))
