@@ -106,6 +106,11 @@ def _run(wanted: Wanted, setting: Setting, operation: Operation) -> ExitCode:
         raise unfinished_error(unfinished)
     prepared = operation.prepare(request)
     _show_plan(wanted, prepared)
+    if unfinished is not None:
+        from fleet.rollout.operate import unfinished_error
+
+        refusal = unfinished_error(unfinished)
+        typer.echo(f"note: this cannot begin now: {refusal.message}\n  {refusal.remedy}", err=True)
     if wanted.check or not prepared.plan.waves:
         if wanted.json:
             _print_plan(wanted, prepared)
@@ -153,7 +158,24 @@ def _request(wanted: Wanted, setting: Setting, operation: Operation) -> Request:
         options = overridden(options, wanted.options)
         return Request(release.image, options, "rollback", release.digest, wanted.limit)
     image = wanted.target or _inventory_image(setting.inventory)
+    refuse_bare(image, setting.inventory)
     return Request(image, overridden(options, wanted.options), limit=wanted.limit)
+
+
+def refuse_bare(image: str, inventory: Inventory) -> None:
+    """A tag alone would be looked for on Docker Hub, under that name."""
+    from fleet.docker.references import repository
+
+    if any(sign in image for sign in "/:@"):
+        return
+    try:
+        named = repository(_inventory_image(inventory))
+    except InputError:
+        return
+    if image != named:
+        raise InputError(
+            f"{image!r} names no image", remedy=f"write {named}:{image} if that is the tag, or the whole name"
+        )
 
 
 def _inventory_image(inventory: Inventory) -> str:

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 _STYLES = {"finished": "green", "rolled-back": "bold red", "stopped": "yellow", "interrupted": "yellow"}
 _COLUMNS = (
     Column("rollout"),
-    Column("kind", drop=3),
-    Column("image"),
-    Column("digest", drop=2),
-    Column("when (UTC)"),
-    Column("by", drop=1),
-    Column("took", right=True, drop=4),
     Column("ended"),
+    Column("kind", drop=4),
+    Column("image"),
+    Column("digest", drop=1),
+    Column("when (UTC)"),
+    Column("by", drop=2),
+    Column("took", right=True, drop=3),
 )
 
 
@@ -87,13 +87,13 @@ def release_json(detail: ReleaseDetail) -> dict[str, Any]:
 def _cells(row: Row) -> list[tuple[str, str]]:
     return [
         (row.id, "bold"),
+        (row.state, _STYLES.get(row.state, "")),
         (row.kind, ""),
         (clean(row.image), ""),
         (short_digest(row.digest), "dim"),
         (_when(row.when), ""),
         (clean(row.by), ""),
         (in_words(row.seconds), ""),
-        (row.state, _STYLES.get(row.state, "")),
     ]
 
 

@@ -58,7 +58,7 @@ def pull(
 def resolve(client: DockerClient, reference: str, login: RegistryLogin | None) -> str:
     """The digest a registry has for a reference now, asked by the host's own engine."""
     answer = _engine(
-        f"cannot ask the registry for {reference}",
+        f"the registry gives no digest for {reference}",
         login,
         lambda: client.api.inspect_distribution(reference, auth_config=_auth(login)),  # type: ignore[no-untyped-call]
     )

@@ -109,7 +109,8 @@ def script(
 ) -> tuple[str, float]:
     """The script, and the seconds it may take.
 
-    `probes` are asked on the host in the same exchange; `log` asks for the container's last lines.
+    `probes` are asked on the host in the same exchange; `log` asks for the container's last lines. After a
+    call without an answer in time the others are not made.
     """
     engine = f"http://d/containers/{quote(target.container, safe='')}"
     host = f"[{target.address}]" if ":" in target.address else target.address
@@ -166,6 +167,8 @@ export LC_ALL=C
 work=$(mktemp -d -p /run fleet.XXXXXX 2>/dev/null || mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
+# Set once a translation had no answer in time: those after it would only wait as long again.
+late=
 part() {{ printf 'fleet %s %s %d\\n' "$1" "$2" "$(wc -c < "$work/body")"; cat "$work/body"; echo; }}
 get() {{
   limit=$1; shift
@@ -185,17 +188,24 @@ page() {{
   part page "$rc $said"
 }}
 send() {{ get "$3" -H 'Content-Type: application/json' -H 'Expect:' --data-binary "@$work/$1" "$base$2"; }}
-post() {{ send "$@"; part post "$1 $rc $said 0"; }}
+post() {{
+  [ -z "$late" ] || return
+  send "$@"; part post "$1 $rc $said 0"; [ "$rc" != 28 ] || late=1
+}}
 call() {{
+  [ -z "$late" ] || return
   send "$1" "$prefix$2" "$3"
   event=
   [ "$rc ${{said%% *}}" != '0 200' ] ||
     event=$(sed -n 's/.*"event_id" *: *"\\([A-Za-z0-9_-]\\{{1,\\}}\\)".*/\\1/p' "$work/body" | head -n 1)
-  if [ -z "$event" ]; then part call "$1 $rc $said 0"; return; fi
+  if [ -z "$event" ]; then
+    part call "$1 $rc $said 0"; [ "$rc" != 28 ] || late=1
+    return
+  fi
   spent=${{said#* }}
   get "$(awk -v all="$3" -v spent="$spent" 'BEGIN {{
     left = all - spent; if (left < 0.1) left = 0.1; printf "%.3f", left }}')" "$base$prefix$2/$event"
-  part stream "$1 $rc $said $spent"
+  part stream "$1 $rc $said $spent"; [ "$rc" != 28 ] || late=1
 }}
 """
 

@@ -15,6 +15,7 @@ from fleet.modules.registry import MODULES
 from fleet.playbook.load import near, read_play
 from fleet.playbook.marks import Marked, read_marked
 from fleet.playbook.model import Play, Playbook
+from fleet.provision.golden import read_pairs
 from fleet.rollout.model import Options
 from fleet.rollout.options import GATES, OPTIONS, Reader, read_value
 
@@ -113,7 +114,11 @@ def _golden(node: Marked | None, problems: Problems) -> list[Any] | None:
             "start each one with `- `; an empty list, [], takes the inventory's",
         )
         return None
-    return [item.plain() for item in node.value]
+    found = [item.plain() for item in node.value]
+    for number, item in enumerate(node.value):
+        with _noting(problems, item.place):
+            read_pairs(found[number], f"golden[{number}]")
+    return found
 
 
 def _stage(stage: str, node: Marked, path: Path, modules: Collection[str], problems: Problems) -> Playbook:

@@ -49,7 +49,8 @@ def score(pairs: Sequence[Pair], replies: Sequence[Reply]) -> Score:
     for number, pair in enumerate(pairs):
         reply = replies[number] if number < len(replies) else Reply(0.0, trouble="it was not asked")
         if reply.text is None:
-            said = f"{pair.text!r}: {reply.trouble} (after {reply.seconds:.1f} s)"
+            after = f" (after {reply.seconds:.1f} s)" if reply.seconds else ""
+            said = f"{pair.text!r}: {reply.trouble}{after}"
             wrong, missing = (wrong or said, missing) if reply.final else (wrong, missing or said)
         elif fault := pair.fault(reply.text):
             wrong = wrong or f"{pair.text!r} gave {reply.text!r}, which {fault}"

@@ -212,7 +212,8 @@ class _Ladder:
             if self._left() <= _AGAIN and tries > 1:
                 self.fail(
                     "golden",
-                    f"no right translation after {self._passed():.0f} s: {found.missing or found.wrong}",
+                    f"no right translation after {self._passed():.0f} s; "
+                    f"the last try, {found.missing or found.wrong}",
                     "see the container's log; `deadline` of `golden` is how long one translation may take",
                 )
             self._say(self._wanted.slot, f"no golden translation for {self._passed():.0f} s")

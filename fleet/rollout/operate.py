@@ -179,7 +179,8 @@ class Operation:
     def prepare(self, request: Request) -> Prepared:
         """Look at the whole fleet and plan. Nothing is changed.
 
-        Raises InputError for a plan that would break its promises, UnreachableError where no host answers.
+        Raises InputError for a plan that would break its promises and for mistakes in the golden translations
+        or the user's own tasks, UnreachableError where no host answers.
         """
         states = self._steering.look(patience=0.0)
         self._connect(request.image)
@@ -193,9 +194,13 @@ class Operation:
         )
         troubles = {host: why for host, why in seen.snapshot.troubles.items() if host in concerned}
         snapshot = replace(seen.snapshot, troubles=troubles, load_seconds=load, drain_seconds=drain)
-        return Prepared(request, plan(snapshot, request.options), replace(seen, snapshot=snapshot))
+        prepared = Prepared(request, plan(snapshot, request.options), replace(seen, snapshot=snapshot))
+        self._goldens(seen.profile)
+        if prepared.plan.waves:
+            self._check_stages(_header(prepared))
+        return prepared
 
-    def check_stages(self, header: Header) -> None:
+    def _check_stages(self, header: Header) -> None:
         """Find the mistakes in the user's own tasks before anything is touched."""
         samples = [
             {
@@ -217,7 +222,6 @@ class Operation:
         """Begin the rollout and see it through. Raises LeaseError where another operator has the lease."""
         request = prepared.request
         header = _header(prepared)
-        self.check_stages(header)
         with self._lease(header) as lease:
             lease.acquire(take_from_dead=True, waiting=_said(waiting))
             store = Store(self._remotes, lease, open_one=self._open_one)

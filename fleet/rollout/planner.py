@@ -181,4 +181,4 @@ def _notes(slots: Sequence[SlotNow], to_pull: Sequence[str], options: Options) -
         they = (
             "1 slot is swapped: its GPU has" if short == 1 else f"{short} slots are swapped: their GPUs have"
         )
-        yield f"{they} no room, that one knows of, for two containers"
+        yield f"{they} no known room for two containers"

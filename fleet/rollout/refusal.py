@@ -61,6 +61,10 @@ def of_floor(slots: Sequence[SlotNow], stuck: Stuck, options: Options, bound: Bo
     lower = f"lower --floor to {percent}%, " if percent is not None else ""
     if not stuck.slots:
         lower = lower if stuck.ready else "lower --floor to 0, "
+        # Whoever writes 50 may well mean 50%.
+        likely = stuck.ready and percent is not None and options.floor.value <= percent
+        if likely and not options.floor.percent:
+            lower = f"write --floor {options.floor}% for a share of it, {lower}"
         return InputError(
             f"weight {stuck.ready} is ready now, {floor_in_words(options, bound.floor)}",
             remedy=f"{lower}bring more slots into service first, or insist with --allow-downtime",

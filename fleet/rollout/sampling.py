@@ -35,7 +35,10 @@ class Sampler:
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        while not self._over.is_set():
+        over = False
+        while not over:
+            # The last look comes after the end, or the picture would stop just before all is well again.
+            over = self._over.is_set()
             began = time.monotonic()
             try:
                 servers = self._steering.servers(patience=0.0)

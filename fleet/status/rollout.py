@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from fleet.balancer.at_work import ROLLOUT_PROBE, Unfinished, parse_at_work
 from fleet.model.facts import Answer
 from fleet.model.problem import Problem
 
-__all__ = ["ROLLOUT_PROBE", "rollout_problems", "unfinished"]
+__all__ = ["ROLLOUT_PROBE", "rollout_problems", "unfinished", "unfinished_first"]
 
 
 def unfinished(answer: Answer) -> Unfinished | None:
@@ -22,3 +23,10 @@ def rollout_problems(answers: Iterable[Answer]) -> Iterator[Problem]:
     for each in found.values():
         if not each.going:
             yield Problem("rollout", each.what, each.remedy)
+
+
+def unfinished_first(problem: Problem, waiting: Problem) -> Problem:
+    """The problem with the rollout's remedy, where its own is a provision: until then that is refused."""
+    if not problem.remedy.startswith("run `fleet provision`"):
+        return problem
+    return replace(problem, remedy=f"end the rollout first: {waiting.remedy}")

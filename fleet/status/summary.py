@@ -22,7 +22,7 @@ from fleet.status.hosts import report
 from fleet.status.model import ServerStatus, Status
 from fleet.status.nginx import nginx_problems
 from fleet.status.probe import BALANCER_GROUP, GPU_GROUP
-from fleet.status.rollout import ROLLOUT_PROBE, rollout_problems
+from fleet.status.rollout import ROLLOUT_PROBE, rollout_problems, unfinished_first
 
 
 def summarise(
@@ -58,7 +58,10 @@ def summarise(
     problems += disagreement_problems(states)
     problems += gateway_problems(states)
     answers = (facts.get(ROLLOUT_PROBE.key) for facts in seen.values() if isinstance(facts, Facts))
-    problems += rollout_problems(answer for answer in answers if answer is not None)
+    waiting = list(rollout_problems(answer for answer in answers if answer is not None))
+    if waiting:
+        problems = [unfinished_first(problem, waiting[0]) for problem in problems]
+    problems += waiting
     return Status(
         hosts=tuple(each.host for each in reports),
         slots=tuple(slots),

@@ -11,10 +11,11 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from tests.lab.conftest import SOAK, Done, Lab
+from tests.lab.conftest import ROOT, SOAK, Done, Lab, fleet
 from tests.lab.helpers import wait_for
 from tests.lab.test_00_provision import FILES
 from tests.lab.upgrade_eyes import Eyes, containers, slots
@@ -154,6 +155,28 @@ def test_a_check_shows_the_plan_and_touches_nothing(lab: Lab, version: str) -> N
     assert containers(lab) == before
     assert eyes.out() == {}
     assert {host: lab.sh(host, FILES) for host in hosts} == files
+
+
+def test_a_check_finds_what_the_upgrade_would_refuse(lab: Lab, version: str, tmp_path: Path) -> None:
+    own = tmp_path / "playbooks" / "upgrade.yml"
+    own.parent.mkdir()
+    image = Registry(lab).reference(other(version))
+    for text, words in (
+        ("golden:\n  - {text: hello, contains: x}\n", "unknown field `text`"),
+        ("stages:\n  after:\n    - hosts: balancer\n      tasks:\n        - {command: {cmdd: ls}}\n", "cmdd"),
+        (
+            "stages:\n  after:\n    - hosts: gpu\n      tasks:\n        - {command: {cmd: '{{ nobody }}'}}\n",
+            "nobody",
+        ),
+    ):
+        own.write_text(text)
+        refused = fleet("upgrade", image, "--check", *HALF, "-i", str(ROOT / lab.inventory), cwd=tmp_path)
+        assert refused.code == 2, refused.words
+        assert words in refused.words
+        assert "upgrade.yml:" in refused.words
+    alone = lab.fleet("upgrade", other(version), "--check")
+    assert alone.code == 2, alone.words
+    assert image in alone.words, "the whole name is offered for a tag alone"
 
 
 def test_a_tag_that_moved_is_seen_by_its_digest(lab: Lab, version: str) -> None:

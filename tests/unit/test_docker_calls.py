@@ -192,7 +192,7 @@ def test_what_the_engine_refuses_is_explained(remote: FabricRemote) -> None:
     assert "No such container" in caught.value.output
     registry = f"127.0.0.1:{free_port()}"
     auth = {"username": "u", "password": Secret("hunter2")}
-    with pytest.raises(StepError, match="cannot ask the registry") as caught:
+    with pytest.raises(StepError, match="the registry gives no digest") as caught:
         CALLS["pull"](client, {"reference": f"{registry}/app:v1", "auth": auth}, no_progress, Shared())
     assert "cannot reach the registry" in caught.value.remedy
     arguments = {"reference": f"{registry}/app:v1", "digest": f"sha256:{'0' * 64}", "auth": auth}

@@ -198,6 +198,8 @@ def test_a_file_or_section_without_anything_overrides_nothing(tmp_path, text):
         ("gates: {requests: -1}", "gates.requests -1: the number of requests is not negative"),
         ("golden: {inputs: [a]}", "`golden` is a list of translations, not a mapping"),
         ("golden:", "`golden` is a list of translations, not nothing"),
+        ("golden: [{text: hello, contains: x}]", "golden[0]: Object contains unknown field `text`"),
+        ("golden: [{inputs: [a]}]", "golden[0] says nothing of the answer"),
         ("stages: [before]", "`stages` is a mapping of stages to plays, not a list"),
         ("stages: {befor: []}", "unknown key 'befor' in `stages`; did you mean 'before'?"),
         ("stages: {before: {hosts: gpu}}", "stage `before` is a list of plays, not a mapping"),

@@ -387,9 +387,7 @@ def test_a_mixed_wave_starts_beside_before_it_drains():
         ("ramp 100%", "a-0 b-0", 400),
         ("stop", "b-0", 400),
     ]
-    assert made.notes == (
-        "3 slots are swapped: their GPUs have no room, that one knows of, for two containers",
-    )
+    assert made.notes == ("3 slots are swapped: their GPUs have no known room for two containers",)
 
 
 def test_a_wave_side_by_side_is_out_for_its_drain_alone():
@@ -513,6 +511,13 @@ MORE = "have more slots in service, or insist with --allow-downtime"
             {"floor": Share(50)},
             "weight 0 is ready now, the floor is 50",
             "lower --floor to 0, bring more slots into service first, or insist with --allow-downtime",
+        ),
+        (
+            hosts(4, 10),
+            {"floor": Share(50)},
+            "weight 40 is ready now, the floor is 50",
+            "write --floor 50% for a share of it, lower --floor to 75%, bring more slots into service first, "
+            "or insist with --allow-downtime",
         ),
         (
             hosts(4, 100),

@@ -271,10 +271,10 @@ def test_an_engine_that_is_not_there_is_told():
     assert seen.page.status == 200
 
 
-def test_a_slow_answer_is_cut_at_its_deadline_and_the_others_are_not(engine):
+def test_a_slow_answer_is_cut_at_its_deadline_and_none_is_waited_for_after_it(engine):
     with Service(slow=0.6).up() as port:
-        seen = ask(target(port, engine()), replace(HELLO, deadline=0.8), HELLO)
-    late, right = seen.replies
+        seen = ask(target(port, engine()), HELLO, replace(HELLO, deadline=0.8), HELLO, HELLO)
+    right, late = seen.replies
     assert (late.text, late.trouble, late.final) == (None, "no answer in time", False)
     assert late.seconds < right.seconds
     assert right.text == "免费: Hello"

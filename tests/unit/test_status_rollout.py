@@ -12,9 +12,10 @@ import pytest
 
 from fleet.balancer.rollouts import ROOT, Claim
 from fleet.model.facts import Answer
+from fleet.model.problem import Problem
 from fleet.rollout import journal
 from fleet.rollout.model import Entry, Header
-from fleet.status.rollout import ROLLOUT_PROBE, rollout_problems, unfinished
+from fleet.status.rollout import ROLLOUT_PROBE, rollout_problems, unfinished, unfinished_first
 
 
 def asked(root: Path) -> Answer:
@@ -69,3 +70,11 @@ def test_a_journal_that_cannot_be_read_is_not_guessed_at(tmp_path: Path) -> None
     (tmp_path / "20261125-1").mkdir()
     (tmp_path / "20261125-1" / "journal").write_text("garbage\n")
     assert list(rollout_problems([asked(tmp_path)])) == []
+
+
+def test_what_provision_would_mend_waits_for_the_rollout_that_keeps_it_from_that() -> None:
+    waiting = Problem("rollout", "it has not ended", "`fleet upgrade --resume`")
+    stopped = Problem("a-0", "its container has exited", "run `fleet provision`; its log: `docker logs x`")
+    assert unfinished_first(stopped, waiting).remedy == "end the rollout first: `fleet upgrade --resume`"
+    other = Problem("lb-01", "HAProxy does not answer", "`systemctl status haproxy` there")
+    assert unfinished_first(other, waiting) == other

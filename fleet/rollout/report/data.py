@@ -146,7 +146,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "total_weight": plan.total,
         "floor": round(plan.floor, 3),
         "lowest_ready": round(plan.lowest, 3),
-        "seconds": plan.seconds,
+        "seconds": _rounded(plan.seconds),
         "downtime": plan.downtime,
         "to_pull": list(plan.to_pull),
         "unchanged": list(plan.unchanged),
@@ -165,7 +165,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
                         "action": step.action,
                         "slots": list(step.slots),
                         "ready": round(step.ready, 3),
-                        "seconds": step.seconds,
+                        "seconds": _rounded(step.seconds),
                     }
                     for step in wave.steps
                 ],

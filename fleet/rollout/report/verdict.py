@@ -15,6 +15,9 @@ ENDS: Mapping[str, str] = {
     "unchanged": "nothing to do",
 }
 
+_BETWEEN = ("draining", "drained", "moving", "checking", "restoring", "failed")
+"""Phases in which a slot takes no jobs."""
+
 
 def verdict(report: Report) -> str:
     """One line: `4 of 4 slots run app:v2`, `nothing to do: ...` or `rolled back: REASON`."""
@@ -43,19 +46,30 @@ def facts(report: Report) -> str:
 def serving(report: Report) -> str:
     """What runs at the end: `3 slots run app:v2, 1 slot runs app:v1`, the wanted image first.
 
-    Slots that the rollout leaves out are not counted.
+    Slots that the rollout leaves out are not counted. Those that it stopped at are named, not counted.
     """
     mine = {origin.slot for origin in report.header.origins}
-    images: dict[str, int] = {report.header.image: report.green}
+    between = [slot.name for slot in report.slots if slot.name in mine and slot.phase in _BETWEEN]
+    images: dict[str, int] = {
+        report.header.image: sum(
+            slot.colour == "green" and slot.name not in (*report.outcome.lost, *between)
+            for slot in report.slots
+        )
+    }
     for slot in report.slots:
-        if slot.name in mine and slot.colour == "blue" and slot.name not in report.outcome.lost:
+        if slot.name in mine and slot.colour == "blue" and slot.name not in (*report.outcome.lost, *between):
             image = slot.before or "no container"
             if image == report.header.image:
                 image = f"{image} at {short_digest(slot.before_digest)}"
             images[image] = images.get(image, 0) + 1
     images["what is not known"] = sum(slot.name in report.outcome.lost for slot in report.slots)
-    return ", ".join(
+    counted = [
         f"{number} {'slot runs' if number == 1 else 'slots run'} {image}"
         for image, number in images.items()
         if number
-    )
+    ]
+    if out := [name for name in between if name not in report.outcome.lost]:
+        counted.append(f"not in service: {', '.join(out)}")
+    if low := [slot.name for slot in report.slots if slot.name in mine and slot.phase == "ramping"]:
+        counted.append(f"below {'its weight' if len(low) == 1 else 'their weights'}: {', '.join(low)}")
+    return ", ".join(counted)
