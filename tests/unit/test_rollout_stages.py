@@ -262,8 +262,14 @@ def test_a_stage_for_a_group_without_hosts_is_a_mistake_at_its_play(project):
 
 def test_the_manuals_examples_are_read_and_bind(project):
     manual = Path(__file__).parents[2] / "docs" / "upgrade-options.md"
-    options, stages = re.findall(r"```yaml\n(.*?)```", manual.read_text(), re.DOTALL)
+    golden, options, stages = re.findall(r"```yaml\n(.*?)```", manual.read_text(), re.DOTALL)
     own = project.folder / "playbooks" / "upgrade.yml"
+    own.write_text(golden)
+    assert [set(pair) - {"inputs"} for pair in load_defaults(project.folder).golden] == [
+        {"contains"},
+        {"equals"},
+        {"similar", "ratio"},
+    ]
     own.write_text(options)
     assert load_defaults(project.folder).options.ramp == (5, 25, 100)
     own.write_text(stages)
