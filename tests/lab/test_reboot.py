@@ -81,7 +81,8 @@ def test_slots_run_again_after(lab, host, how):
     how(lab, host)
     wait_for(lambda: serve_anew(lab, host, before), 90, "not all slots serve again")
     assert changed(lab) == 0
-    assert lab.fleet("status").code == 0
+    # The agent looks at the containers every two seconds, and the balancers ask it as often.
+    wait_for(lambda: lab.fleet("status").code == 0, 20, "the status is not well again")
 
 
 def test_slots_run_again_after_docker_was_stopped_and_started(lab, host):
