@@ -169,7 +169,7 @@ def _servers(text: str) -> Iterator[ServerState]:
             response_time=_int(row.get("rtime")),
             answers=sum(_int(row.get(f"hrsp_{kind}")) for kind in _ANSWERS),
             total_time=_int(row.get("ttime")),
-            check_status=row.get("check_status", "").removeprefix("* "),
+            check_status=row.get("check_status", "").removeprefix(_ASKED),
             check_detail=row.get("last_chk") or row.get("check_desc") or "",
             last_change=_int(row.get("lastchg")),
             agent_status=row.get("agent_status", "").removeprefix(_ASKED),

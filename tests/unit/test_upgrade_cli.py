@@ -1,4 +1,4 @@
-"""What `fleet upgrade` says of its argument before it connects to anything."""
+"""What `fleet upgrade` says of its argument before any host is looked at."""
 
 from __future__ import annotations
 
