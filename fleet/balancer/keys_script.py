@@ -10,7 +10,7 @@ HEADER = "# API keys, kept by `fleet key`; lines of another form are removed by 
 END = "#end"
 """The last line of what is sent: a connection that breaks looks like the end of it."""
 
-# An empty map is an empty answer, so only socat's exit status tells it from no answer.
+# An empty map is an empty answer: only what HAProxy says of itself beside it tells it from no answer.
 REPORT = f"""\
 report() {{
   if [ -f {KEYS_FILE} ]; then
@@ -19,14 +19,16 @@ report() {{
   else
     echo "file absent"
   fi
-  if [ -S {SOCKET} ] && answer=$(echo "show map {KEYS_FILE}" | ask); then
-    case $answer in
-      "Unknown map"*) echo "map off" ;;
-      *) echo "map on"; printf '%s\\n' "$answer" | sed -n 's/^0x[0-9a-f]* /m /p' ;;
-    esac
-  else
-    echo "map down"
-  fi
+  hear
+  if [ -z "$pid" ]; then echo "map down"
+  elif [ -n "$off" ]; then echo "map off"
+  else echo "map on"; printf '%s\n' "$answer" | sed -n 's/^0x[0-9a-f]* /m /p'; fi
+}}
+hear() {{
+  answer=
+  [ ! -S {SOCKET} ] || answer=$(echo "show info; show map {KEYS_FILE}" | ask)
+  pid=$(printf '%s\n' "$answer" | sed -n 's/^Pid: //p')
+  off=$(printf '%s\n' "$answer" | grep '^Unknown map')
 }}
 ask() {{ socat -t 5 -T 5 - UNIX-CONNECT:{SOCKET} 2>/dev/null; }}
 """
@@ -107,15 +109,14 @@ fi
 
 # What HAProxy runs is brought to what the file says. A file that could not be written still takes keys away.
 difference() {{
-  answer=$(echo "show map {KEYS_FILE}" | ask) || return 1
-  case $answer in "Unknown map"*) return 1 ;; esac
+  hear
+  [ -n "$pid" ] && [ -z "$off" ] || return 1
   printf '%s\\n' "$answer" | sed -n '/^0x[0-9a-f]* ./p' > "$work/running"
   : > "$work/gone"; : > "$work/missing"
   awk -v gone="$work/gone" -v missing="$work/missing" '{_DIFFERENCE}' "$work/new" "$work/running" || return 1
   [ -n "$written" ] || : > "$work/missing"
 }}
 bring() {{
-  [ -S {SOCKET} ] || return 0
   tries=0
   while difference; do
     [ -s "$work/gone" ] || [ -s "$work/missing" ] || return 0
@@ -132,20 +133,30 @@ bring() {{
     done
   done
 }}
-# A process that is just starting read the file before it was written and answers only later: it is told, too.
-changing() {{
+# A process that is just starting read the file before it was written and answers only later, while the one
+# before it may still answer: it is told, too.
+settled() {{
   case $(systemctl is-active haproxy.service 2>/dev/null) in
-    activating | deactivating | reloading | refreshing) return 0 ;;
+    activating | deactivating | reloading | refreshing) return 1 ;;
   esac
-  return 1
+  youngest=$(youngest)
+  [ -z "$youngest" ] || [ "$youngest" = "$pid" ]
 }}
-bring; result=$?
-if changing; then
-  tries=0
-  while changing && [ $tries -lt 150 ]; do tries=$((tries + 1)); sleep 0.2; done
-  sleep 0.3
+youngest() {{
+  main=$(systemctl show -p MainPID --value haproxy.service 2>/dev/null)
+  [ "${{main:-0}}" != 0 ] || return 0
+  sed -n 's/^\\([0-9]*\\) (haproxy) [^Z] /\\1 /p' /proc/[0-9]*/stat 2>/dev/null |
+    awk -v main="$main" '$2 == main && $20 >= start {{ start = $20; pid = $1 }} END {{ if (pid) print pid }}'
+}}
+deadline=$(($(date +%s) + 40))
+while :; do
   bring; result=$?
-fi
+  ! settled || break
+  if [ "$(date +%s)" -ge $deadline ]; then
+    echo 'the HAProxy that was started last has not answered for 40 s' >&2; result=1; break
+  fi
+  sleep 0.2
+done
 report
 [ -n "$written" ] && exit $result
 exit 1

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 import threading
 import time
 
 import httpx
 import pytest
 
+from tests.lab.conftest import SOAK
 from tests.lab.helpers import needs, wait_for
 
 pytestmark = pytest.mark.lab
@@ -149,14 +151,32 @@ def test_a_balancer_that_was_away_gets_what_it_missed_from_provision(gateway, ru
     assert configure(gateway, GATEWAY)["changed"] == 0
 
 
+# A worker that was just started may be slow to answer.
+SLOWEST = ((0, 12),) if SOAK else ()
+SLOW_RELOAD = """\
+main=$(systemctl show -p MainPID --value haproxy)
+children() {{ read -r found < /proc/$main/task/$main/children; }}
+children; before=$found
+sleep {delay}; kill -USR2 $main
+for i in $(seq 200000); do
+  children
+  for each in $found; do
+    case " $before " in *" $each "*) ;; *) kill -STOP $each; sleep {frozen}; kill -CONT $each; exit ;; esac
+  done
+done
+"""
+
+
+@pytest.mark.soak
 def test_a_key_revoked_while_haproxy_reloads_stays_revoked(gateway, run):
     """A process that read the file just before the change answers just after it."""
-    for delay in (0.3, 0.4, 0.5):
+    for delay, frozen in ((0.3, 0), (0.4, 0), (0.5, 0), *SLOWEST):
         key = add(gateway, f"brief-{run}")
         for balancer in gateway.balancers:
-            reload = f"sleep {delay}; kill -USR2 $(systemctl show -p MainPID --value haproxy)"
-            gateway.sh(balancer, f"({reload}) </dev/null >/dev/null 2>&1 &")
-        assert gateway.fleet("key", "revoke", f"brief-{run}").code == 0
+            reload = SLOW_RELOAD.format(delay=delay, frozen=frozen)
+            gateway.sh(balancer, f"bash -c {shlex.quote(reload)} </dev/null >/dev/null 2>&1 &")
+        revoked = gateway.fleet("key", "revoke", f"brief-{run}")
+        assert revoked.code == 0, revoked.words
         time.sleep(1)
         assert answers(gateway, key) == all_balancers(gateway, 401)
 
