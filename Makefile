@@ -48,12 +48,12 @@ test-unit: setup-test ## The fast tests alone (under a minute)
 	$(PYTEST) tests/unit -n 5
 
 test-lab: setup-test ## The tests on real hosts
-	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/lab
+	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/lab --durations=25 --durations-min=8
 
 test: setup-test ## Everything: lint, fast tests, lab tests
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory test-unit
-	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/lab
+	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/lab --durations=25 --durations-min=8
 
 soak: setup-test ## Balancer and upgrades at full length (two hours); writes docs/soak.md
 	@mkdir -p build && rm -f build/soak.jsonl
