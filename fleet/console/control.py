@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from fleet.balancer.stats import ServerState
 from fleet.console.errors import error_json, error_lines
 from fleet.console.table import Column, show_table
-from fleet.control.model import Drained, SlotDrain, Told, state_of
+from fleet.control.model import Drained, SlotDrain, Told, is_down, state_of
 from fleet.control.spans import in_words
 
 if TYPE_CHECKING:
@@ -225,12 +226,19 @@ class WeightView(_View):
                 (balancer, ""),
                 (str(server.weight), "" if server.weight == server.configured_weight else _WARN),
                 (str(server.configured_weight), ""),
-                (state_of(server), _STATES.get(state_of(server), _BAD)),
+                _state(server),
             ]
             for slot in told.slots
             for balancer, server in told.servers[slot].items()
         ]
         show_table(self.console, "Weights", columns, rows)
+
+
+def _state(server: ServerState) -> tuple[str, str]:
+    word = state_of(server)
+    if is_down(server) and word != "down":
+        return f"{word}, down", _BAD
+    return word, _STATES.get(word, _BAD)
 
 
 def _progress(slots: Sequence[SlotDrain]) -> Table:

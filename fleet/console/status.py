@@ -151,9 +151,12 @@ def _server_table(servers: Sequence[ServerStatus]) -> tuple[str, Sequence[Column
 
 
 def _server(server: ServerStatus) -> list[Cell]:
+    state, style = server.state, _STATES.get(server.state, _BAD)
+    if server.down and state != "down":
+        state, style = f"{state}, down", _BAD
     return [
         (server.server, _NAME),
-        (server.state, _STATES.get(server.state, _BAD)),
+        (state, style),
         (str(server.weight), "" if server.weight else _WARN),
         (str(server.jobs), ""),
         (str(server.queued), _WARN if server.queued else ""),

@@ -49,8 +49,9 @@ def balancer_problems(
             yield Problem(
                 balancer, f"it reaches {server.name} at {server.address}, not port {slot.port}", _PROVISION
             )
-        if _state(server) == "down" and not (server.agent_down and server.check_status.endswith("OK")):
-            yield Problem(server.name, f"{balancer} finds it down: {_check(server)}")
+        if _down(server) and not (server.agent_down and server.check_status.endswith("OK")):
+            drained = "it is drained, and " if server.admin is Admin.DRAIN else ""
+            yield Problem(server.name, f"{drained}{balancer} finds it down: {_check(server)}")
         elif server.agent_down and not server.agent_reason and not server.agent_asked:
             yield Problem(
                 server.name,
@@ -135,6 +136,7 @@ def _server(balancer: str, server: ServerState) -> ServerStatus:
         balancer=balancer,
         server=server.name,
         state=_state(server),
+        down=_down(server),
         weight=server.weight,
         jobs=server.sessions,
         queued=server.queue,
@@ -147,9 +149,12 @@ def _server(balancer: str, server: ServerState) -> ServerStatus:
 
 
 def _state(server: ServerState) -> str:
-    if server.admin is Admin.MAINT or server.up:
-        return server.admin.value
-    return "down"
+    return "down" if server.admin is Admin.READY and not server.up else server.admin.value
+
+
+def _down(server: ServerState) -> bool:
+    """True where its checks fail; in maintenance there are none."""
+    return server.admin is not Admin.MAINT and not server.up
 
 
 def _agent(server: ServerState) -> str | None:

@@ -75,7 +75,8 @@ class SlotStatus:
 class ServerStatus:
     """One slot as one balancer sees it.
 
-    `state` is ready, drain, maint (set by an operator) or down (its health checks fail). `jobs` are
+    `state` is ready, drain, maint (set by an operator) or down (its health checks fail, and nobody took it
+    out); `down` is true where its health checks fail, of a drained one too. `jobs` are
     requests in flight, `queued` those waiting; errors count since its process started; `response_time` is the
     average of the last 1024 responses in milliseconds, None before the first; `check` what the last health
     check found, `agent` what the GPU host's agent says: ok, what is wrong, or "no answer"; None where none is
@@ -86,6 +87,7 @@ class ServerStatus:
     server: str
     state: str
     weight: int
+    down: bool = False
     jobs: int = 0
     queued: int = 0
     errors_5xx: int = 0

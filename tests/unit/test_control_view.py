@@ -127,6 +127,24 @@ def told(*servers: ServerState, **more) -> Told:
     )
 
 
+def test_weights_show_a_drained_slot_that_does_not_answer_as_both():
+    console = pipe()
+    dead = replace(SERVER, status="DOWN", admin=Admin.DRAIN)
+    shown = told(dead, replace(SERVER, status="DOWN"), SERVER)
+    WeightView(quiet=False, console=console).result(shown, ["gpu-01-0"])
+    assert [line.split("28")[-1].strip() for line in said(console).splitlines() if "lb-0" in line] == [
+        "drain, down",
+        "down",
+        "ready",
+    ]
+    servers = shown.as_json()["slots"][0]["servers"]
+    assert [(each["state"], each["down"]) for each in servers] == [
+        ("drain", True),
+        ("down", True),
+        ("ready", False),
+    ]
+
+
 def test_ready_says_where_and_what_is_wrong():
     console = pipe()
     ReadyView(quiet=False, console=console).result(told(SERVER, SERVER, wanted=Admin.READY), ["gpu-01-0"])

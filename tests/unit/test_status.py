@@ -188,8 +188,8 @@ def test_an_unhealthy_container():
         ),
         (
             server("gpu-01-0", "DOWN", admin=8, check="L4TOUT,"),
-            "down",
-            "lb-01 finds it down: L4TOUT",
+            "drain",
+            "it is drained, and lb-01 finds it down: L4TOUT",
         ),
         (server("gpu-01-0", "DRAIN", admin=8), "drain", None),
         (server("gpu-01-0", "MAINT", admin=1), "maint", None),
@@ -201,6 +201,15 @@ def test_the_state_of_a_server(row, state, problem):
     status = summarise([HOST, LB], seen)
     assert status.servers[0].state == state
     assert [what for _, what in told(status)] == ([problem] if problem else [])
+
+
+def test_a_drained_server_that_does_not_answer_is_both():
+    row = server("gpu-01-0", "DOWN", admin=8, check="L4CON,Connection refused")
+    status = summarise([HOST, LB], {"gpu-01": gpu_host(*RUNNING), "lb-01": balancer(row, BOTH[1])})
+    assert [each.down for each in status.servers] == [True, False]
+    (line,) = [line for line in shown(status).splitlines() if line.startswith("gpu-01-0  drain")]
+    assert line.startswith("gpu-01-0  drain, down ")
+    assert status.as_json()["servers"][0]["state"] == "drain"
 
 
 def test_slots_and_servers_must_agree():
