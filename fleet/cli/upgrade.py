@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,47 +13,37 @@ from fleet.cli.provision import Extra
 if TYPE_CHECKING:
     from fleet.cli.upgrade_run import Wanted
 
+
+def _option(name: str, metavar: str, text: str, default: str) -> Any:
+    """An option of playbooks/upgrade.yml; `default` is the shipped value."""
+    return typer.Option(name, metavar=metavar, help=f"{text}. Default: {default}.", show_default=False)
+
+
 _TIME = "TIME"
-Canary = Annotated[
-    str | None, typer.Option("--canary", metavar="N|N%", help="So many slots go first, alone; 0: none.")
-]
-Floor = Annotated[
-    str | None,
-    typer.Option("--floor", metavar="N|N%", help="So much of the weight that serves stays ready, always."),
-]
+_CANARY = ("--canary", "N|N%", "So many slots go first, alone; 0: none")
+_RAMP = ("--ramp", "N,N,...", "Percents of its weight a new container takes in turn, or none")
+_SOAK = ("--soak", _TIME, "So long the new release serves alone before the old one ends")
+_FLOOR = "So much of the weight that serves stays ready, always"
+_DRAIN = "So long jobs in flight may take; then they are cut"
+Canary = Annotated[str | None, _option(*_CANARY, "1")]
+CanaryBack = Annotated[str | None, _option(*_CANARY, "0")]
+Ramp = Annotated[str | None, _option(*_RAMP, "10,50,100")]
+RampBack = Annotated[str | None, _option(*_RAMP, "none")]
+Soak = Annotated[str | None, _option(*_SOAK, "30s")]
+SoakBack = Annotated[str | None, _option(*_SOAK, "0")]
+Floor = Annotated[str | None, _option("--floor", "N|N%", _FLOOR, "50%")]
 MaxUnavailable = Annotated[
-    str | None,
-    typer.Option("--max-unavailable", metavar="N|N%", help="At most so many slots are out at once."),
+    str | None, _option("--max-unavailable", "N|N%", "At most so many slots are out at once", "100%")
 ]
-Ramp = Annotated[
-    str | None,
-    typer.Option(
-        "--ramp", metavar="N,N,...", help="Percents of its weight a new container takes in turn; none."
-    ),
-]
-Soak = Annotated[
-    str | None,
-    typer.Option(
-        "--soak", metavar=_TIME, help="So long the new release serves alone before the old one ends."
-    ),
-]
-DrainDeadline = Annotated[
-    str | None,
-    typer.Option(
-        "--drain-deadline", metavar=_TIME, help="So long jobs in flight may take; then they are cut."
-    ),
-]
+DrainDeadline = Annotated[str | None, _option("--drain-deadline", _TIME, _DRAIN, "10m")]
 ReadyDeadline = Annotated[
-    str | None,
-    typer.Option("--ready-deadline", metavar=_TIME, help="So long a new container may take to translate."),
+    str | None, _option("--ready-deadline", _TIME, "So long a new container may take to translate", "10m")
 ]
 StrategyOption = Annotated[
-    str | None,
-    typer.Option("--strategy", metavar="auto|swap|side-by-side", help="How a slot changes its release."),
+    str | None, _option("--strategy", "auto|swap|side-by-side", "How a slot changes its release", "auto")
 ]
 Retain = Annotated[
-    str | None,
-    typer.Option("--retain", metavar="N", help="So many old releases stay, stopped, for a rollback."),
+    str | None, _option("--retain", "N", "So many old releases stay, stopped, for a rollback", "1")
 ]
 Downtime = Annotated[
     bool, typer.Option("--allow-downtime", help="Even where no slot is left that serves meanwhile.")
@@ -144,7 +134,8 @@ def upgrade(
 
     Shows the plan and asks before it begins. Ctrl-C once stops after the step at hand, and says how to go
     on; twice goes back. If this machine dies, the fleet serves on: `fleet upgrade --resume` or `--abort`
-    from any machine. Defaults, and your own tasks at its stages, are in playbooks/upgrade.yml.
+    from any machine. Defaults, and your own tasks at its stages, are in playbooks/upgrade.yml: your
+    project's, and for what that does not name the shipped one, whose values are given below.
 
     \b
     Examples:
@@ -181,11 +172,11 @@ def rollback(
             show_default=False,
         ),
     ] = "",
-    canary: Canary = None,
+    canary: CanaryBack = None,
     floor: Floor = None,
     max_unavailable: MaxUnavailable = None,
-    ramp: Ramp = None,
-    soak: Soak = None,
+    ramp: RampBack = None,
+    soak: SoakBack = None,
     drain_deadline: DrainDeadline = None,
     ready_deadline: ReadyDeadline = None,
     strategy: StrategyOption = None,
@@ -208,7 +199,8 @@ def rollback(
     """Go back to an earlier release, blue-green, as an upgrade does.
 
     Its containers are still there, stopped, as long as `retain` says, so nothing is pulled. Without ramp,
-    soak and canary, unless they are asked for: it is known to work.
+    soak and canary, unless they are asked for: it is known to work. Other defaults are in
+    playbooks/upgrade.yml, as for `fleet upgrade`; the shipped values are given below.
     """
     from fleet.cli.upgrade_run import Access, Wanted, run
 
