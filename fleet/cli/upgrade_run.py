@@ -95,20 +95,18 @@ def setting_of(access: Access) -> Setting:
 
 
 def _run(wanted: Wanted, setting: Setting, operation: Operation) -> ExitCode:
+    from fleet.rollout.operate import unfinished_error
+
     if wanted.resume or wanted.abort:
         return _go_on(wanted, setting, operation)
     request = _request(wanted, setting, operation)
     unfinished = operation.unfinished()
     if unfinished is not None and not wanted.check:
-        from fleet.rollout.operate import unfinished_error
-
         operation.refuse_held()
         raise unfinished_error(unfinished)
     prepared = operation.prepare(request)
     _show_plan(wanted, prepared)
     if unfinished is not None:
-        from fleet.rollout.operate import unfinished_error
-
         refusal = unfinished_error(unfinished)
         typer.echo(f"note: this cannot begin now: {refusal.message}\n  {refusal.remedy}", err=True)
     if wanted.check or not prepared.plan.waves:
@@ -286,15 +284,15 @@ def _signals(wish: Wish) -> Iterator[None]:
 def _save(report: Report, path: Path | None) -> Path | None:
     """The report as HTML, and as JSON beside it; None where it cannot be written, which fails nothing."""
     import msgspec
-    from platformdirs import user_state_path
 
+    from fleet.rollout.report.files import data_file, page_file
     from fleet.rollout.report.page import write_report
 
-    path = path or user_state_path("fleet") / "reports" / f"{report.header.id}.html"
+    path = path or page_file(report.header.id)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_report(report, path)
-        path.with_suffix(".json").write_bytes(msgspec.json.format(msgspec.json.encode(report.as_json())))
+        data_file(path).write_bytes(msgspec.json.format(msgspec.json.encode(report.as_json())))
     except OSError as error:
         typer.echo(f"the report could not be written: {error}", err=True)
         return None

@@ -12,6 +12,7 @@ from fleet.control.spans import in_words
 from fleet.rollout.history import Row
 from fleet.rollout.operate import ReleaseDetail
 from fleet.rollout.report.entry_words import clean, short_digest
+from fleet.rollout.report.files import data_file, found_page
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,6 +68,7 @@ def show_release(detail: ReleaseDetail, console: Console | None = None) -> None:
         ("waves", "; ".join(f"{number}: {', '.join(wave)}" for number, wave in enumerate(header.waves, 1))),
         ("runs now on", ", ".join(detail.runs_on) or "no slot"),
         ("kept on", ", ".join(detail.kept_on) or "no slot"),
+        ("report", _report(row)),
     )
     for name, value in facts:
         console.print(Text.assemble((f"{name:<12}", "bold"), clean(value)), soft_wrap=True)
@@ -80,8 +82,17 @@ def release_json(detail: ReleaseDetail) -> dict[str, Any]:
         "options": dict(detail.header.options),
         "runs_on": list(detail.runs_on),
         "kept_on": list(detail.kept_on),
+        "report": str(page) if (page := found_page(detail.row.id)) else None,
         "result": detail.result,
     }
+
+
+def _report(row: Row) -> str:
+    page = found_page(row.id)
+    if page is None:
+        return f"not among the reports of this machine; {row.by} ran it, and --report may have named a place"
+    data = data_file(page)
+    return f"{page}" + (f", and {data.name} beside it" if data.is_file() else "")
 
 
 def _cells(row: Row) -> list[tuple[str, str]]:
