@@ -27,6 +27,7 @@ from fleet.model.facts import Facts, Probe
 from fleet.model.slot import Slot
 from fleet.model.steps import EngineCall, Step
 from fleet.rollout.disk import check_disk, estimate, size_text
+from fleet.rollout.ports import other_port
 from fleet.rollout.pruning import unneeded
 from fleet.rollout.swap import beside_steps, excess, in_place, of_slot, place_steps
 from fleet.rollout.targets import HostTarget
@@ -175,10 +176,8 @@ class GpuHost:
         """
 
         def steps(found: Sequence[Container]) -> Sequence[Step]:
-            usual, second = ports_of(self.target.host, slot)
-            current = in_place(found, slot)
-            taken = {port.host_port for port in current.ports} if current else set()
-            body = self._body(slot, release, image, digest, rollout, second if usual in taken else usual)
+            port = other_port(ports_of(self.target.host, slot), in_place(found, slot))
+            body = self._body(slot, release, image, digest, rollout, port)
             try:
                 return beside_steps(slot, found, release, body)
             except ValueError as error:

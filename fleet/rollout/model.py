@@ -103,7 +103,8 @@ class SlotNow:
     drained it or put it into maintenance, and it stays so. `current` is the container in its place, running
     or not, None where there is none; `kept` are stopped ones of other releases, the newest first. `wanted`
     is the release it is to run. `memory_free` is what its GPU has left now, None where the card does not say.
-    `left_out`: it serves as the others do, and the rollout does not touch it.
+    `left_out`: it serves as the others do, and the rollout does not touch it. `port_taken` names the other
+    one of the slot's two ports and who has it, empty where it is free.
     """
 
     name: str
@@ -122,6 +123,7 @@ class SlotNow:
     memory_total: int | None = None
     memory_free: int | None = None
     left_out: bool = False
+    port_taken: str = ""
 
     @property
     def green(self) -> bool:
@@ -255,8 +257,9 @@ class Header:
     """A journal's first entry: all that another machine needs to go on.
 
     `id` names the rollout, such as 20261125-081500-3f2a; `by` is who started it; `started` seconds since the
-    epoch; `waves` the slots of each wave in order; `unchanged` slots that were green already; `options` plain
-    values (see `fleet.rollout.options`).
+    epoch; `waves` the slots of each wave in order, `kinds` what each of them is; `unchanged` slots that were
+    green already, `left_out` those that --limit leaves as they are; `options` plain values (see
+    `fleet.rollout.options`). Journals of before know neither `kinds` nor `left_out`.
     """
 
     id: str
@@ -271,6 +274,8 @@ class Header:
     origins: tuple[Origin, ...]
     unchanged: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    kinds: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def origin(self, slot: str) -> Origin:
         """One slot's origin; KeyError where the rollout does not touch it."""

@@ -16,7 +16,14 @@ from fleet.rollout.model import (
     Wave,
     WaveKind,
 )
-from fleet.rollout.refusal import floor_in_words, of_canary, of_floor, refuse_no_room, refuse_troubles
+from fleet.rollout.refusal import (
+    floor_in_words,
+    of_canary,
+    of_floor,
+    refuse_no_room,
+    refuse_taken,
+    refuse_troubles,
+)
 
 
 def plan(snapshot: Snapshot, options: Options) -> Plan:
@@ -33,6 +40,7 @@ def plan(snapshot: Snapshot, options: Options) -> Plan:
     moves = {slot.name: _move(slot, options) for slot in moving}
     if options.strategy == "side-by-side":
         refuse_no_room({slot.name: lack for slot in moving if (lack := _lack(slot, options))})
+    refuse_taken({slot.name: slot.port_taken for slot in moving if _needs_port(slot, moves[slot.name])})
     bound, layout = _layout(slots, Bound(options.floor.of(total)), options)
     waves = tuple(_waves(snapshot, options, layout, moves))
     seconds = [step.seconds for wave in waves for step in wave.steps]
@@ -82,8 +90,20 @@ def _move(slot: SlotNow, options: Options) -> Move:
         return Move(slot.name, Strategy.SWAP, "its GPU does not tell the memory in use")
     needed = slot.current.memory + options.memory_margin
     strategy = Strategy.SIDE_BY_SIDE if slot.memory_free >= needed else Strategy.SWAP
+    if strategy is Strategy.SIDE_BY_SIDE and options.strategy == "auto" and slot.port_taken:
+        return Move(slot.name, Strategy.SWAP, slot.port_taken)
     why = f"needs {needed} MiB beside the running one, {slot.memory_free} MiB are free"
     return Move(slot.name, strategy, why)
+
+
+def _needs_port(slot: SlotNow, move: Move) -> bool:
+    """True where the other one of the slot's two ports is needed, and taken.
+
+    A swap needs it where the running container has the second one: a swapped slot is on the usual one.
+    """
+    running = slot.current is not None and slot.current.running
+    on_second = running and slot.current is not None and slot.current.port != slot.port
+    return bool(slot.port_taken) and (on_second or move.strategy is Strategy.SIDE_BY_SIDE)
 
 
 def _lack(slot: SlotNow, options: Options) -> str:
@@ -182,3 +202,6 @@ def _notes(slots: Sequence[SlotNow], to_pull: Sequence[str], options: Options) -
             "1 slot is swapped: its GPU has" if short == 1 else f"{short} slots are swapped: their GPUs have"
         )
         yield f"{they} no known room for two containers"
+    for slot in moving:
+        if slot.port_taken and _move(slot, options).why == slot.port_taken:
+            yield f"{slot.name} is swapped, not replaced side by side: {slot.port_taken}"

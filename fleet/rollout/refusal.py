@@ -32,6 +32,16 @@ def refuse_no_room(reasons: Mapping[str, str]) -> None:
         )
 
 
+def refuse_taken(reasons: Mapping[str, str]) -> None:
+    """Raise InputError where the ports that new containers need are taken, by slot."""
+    if reasons:
+        listed = "; ".join(f"{slot}: {reason}" for slot, reason in reasons.items())
+        raise InputError(
+            f"a new container cannot have its port: {listed}",
+            remedy="end what has it (`ss -ltnp` there names processes), or set another slot_port_beside",
+        )
+
+
 def of_canary(
     slots: Sequence[SlotNow], stuck: Stuck, options: Options, bound: Bound, fits: int
 ) -> InputError:

@@ -21,10 +21,12 @@ from fleet.gpu.probe import (
     parse_gpu_processes,
     parse_gpus,
 )
+from fleet.gpu.slots import ports_of
 from fleet.model.facts import Facts
 from fleet.model.slot import Gpu, Slot
 from fleet.rollout.hosts import GpuHost, known_digests
 from fleet.rollout.model import ContainerNow, SlotNow, Snapshot
+from fleet.rollout.ports import LISTENERS_PROBE, other_port, parse_listeners, taken_by
 from fleet.rollout.swap import in_place, of_slot, release_label
 
 
@@ -91,6 +93,7 @@ def _slots(
     containers = parse_containers(facts[CONTAINERS_PROBE.key]) or ()
     gpus = {gpu.uuid: gpu for gpu in parse_gpus(facts[GPU_PROBE.key]) or ()}
     processes = parse_gpu_processes(facts[GPU_PROCESSES_PROBE.key]) or ()
+    listeners = parse_listeners(facts.get(LISTENERS_PROBE.key))
     found = []
     for slot in host.slots(facts):
         current = in_place(containers, slot)
@@ -99,9 +102,13 @@ def _slots(
             (name for name in names if current is not None and release_label(current) == name), names[0]
         )
         servers = [server for state in states.values() if (server := state.slot(slot.name)) is not None]
-        found.append(
-            (slot, _slot(slot, wanted, current, containers, gpus.get(slot.uuid), processes, servers))
-        )
+        now = _slot(slot, wanted, current, containers, gpus.get(slot.uuid), processes, servers)
+        port = other_port(ports_of(host.target.host, slot), current)
+        if not _stands_beside(of_slot(containers, slot), wanted, port) and (
+            has := taken_by(port, spec.bind, listeners, containers)
+        ):
+            now = replace(now, port_taken=f"port {port} is taken by {has}")
+        found.append((slot, now))
     return found, bool(digests)
 
 
@@ -132,6 +139,14 @@ def _slot(
         kept=tuple(_container(each, slot, processes) for each in others),
         memory_total=total,
         memory_free=total - used if total is not None and used is not None else None,
+    )
+
+
+def _stands_beside(mine: Sequence[Container], wanted: str, port: int) -> bool:
+    """True where the second container is there already: its port is not another's."""
+    return any(
+        each.running and release_label(each) == wanted and each.ports and each.ports[0].host_port == port
+        for each in mine
     )
 
 

@@ -17,6 +17,7 @@ from fleet.model.host import Host
 from fleet.modules.docker_image import DockerImageArgs, login_of
 from fleet.modules.gpu_containers import GpuContainersArgs, container_spec, gpu_driver
 from fleet.playbook.model import Playbook
+from fleet.rollout.ports import LISTENERS_PROBE
 
 _CONTAINERS = "gpu_containers"
 _IMAGE = "docker_image"
@@ -42,7 +43,8 @@ class HostTarget:
 
     def probes(self) -> tuple[Probe, ...]:
         """The questions whose answers tell what runs and what is there."""
-        return (*self.containers.probes(), *(self.pulling.probes() if self.pulling else ()))
+        pulling = self.pulling.probes() if self.pulling else ()
+        return (*self.containers.probes(), *pulling, LISTENERS_PROBE)
 
     def spec(self, engine: Engine) -> ContainerSpec:
         """What the host's slots run on this engine."""

@@ -775,3 +775,49 @@ def follows_its_steps(made: Plan, fleet: Snapshot) -> None:
     assert beside == {move.slot for move in made.moves if move.strategy is Strategy.SIDE_BY_SIDE}
     for name in checked:
         assert ready.get(name, 0.0) == (0 if name in held_ones else weights[name])
+
+
+TAKEN = "port 7876 is taken by the container grafana"
+MIXED = Options(canary=Share(0), soak=0)
+
+
+def standing(name: str, port: int, *, free: int = 16000, taken: str = TAKEN) -> SlotNow:
+    """A slot whose card has room for two, its container on this port, and its other port taken."""
+    return slot(
+        name,
+        current=replace(container(name, memory=8192), port=port),
+        memory_free=free,
+        port_taken=taken,
+    )
+
+
+def test_a_slot_whose_second_port_is_taken_is_swapped_and_the_plan_says_why():
+    slots = (standing("a-0", 7860), standing("b-0", 7860, taken=""))
+    made = plan(Snapshot("shop/model", "sha256:1", slots), MIXED)
+    assert {move.slot: move.strategy for move in made.moves} == {
+        "a-0": Strategy.SWAP,
+        "b-0": Strategy.SIDE_BY_SIDE,
+    }
+    assert made.notes == (f"a-0 is swapped, not replaced side by side: {TAKEN}",)
+
+
+def test_side_by_side_is_refused_before_anything_changes_where_the_second_port_is_taken():
+    slots = (standing("a-0", 7860), standing("b-0", 7860, taken=""))
+    with pytest.raises(InputError, match=f"cannot have its port: a-0: {TAKEN}") as refused:
+        plan(Snapshot("shop/model", "sha256:1", slots), replace(MIXED, strategy="side-by-side"))
+    assert "slot_port_beside" in refused.value.remedy
+
+
+@pytest.mark.parametrize("strategy", ["auto", "swap", "side-by-side"])
+def test_a_slot_on_its_second_port_cannot_move_where_the_usual_one_is_taken(strategy):
+    second = standing("a-0", 7876, taken="port 7860 is taken by a process of the host")
+    slots = (second, standing("b-0", 7860, taken=""))
+    with pytest.raises(InputError, match="a-0: port 7860 is taken by a process"):
+        plan(Snapshot("shop/model", "sha256:1", slots), replace(MIXED, strategy=strategy))
+
+
+def test_a_taken_second_port_is_nothing_to_a_swap():
+    slots = (standing("a-0", 7860), standing("b-0", 7860))
+    made = plan(Snapshot("shop/model", "sha256:1", slots), replace(MIXED, strategy="swap"))
+    assert made.notes == ()
+    assert {move.strategy for move in made.moves} == {Strategy.SWAP}
