@@ -1,4 +1,7 @@
-"""A rollout on the screen: live for a person, plain lines for a pipe, and how it ended."""
+"""A rollout on the screen: live for a person, plain lines for a pipe, and how it ended.
+
+Where the live picture was, the journal's more important lines are left in its place.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from fleet.rollout.events import Began, Event, Recorded, Stopping
+from fleet.rollout.model import Entry
 from fleet.rollout.report.data import Report
-from fleet.rollout.report.entry_words import clean, short_digest
+from fleet.rollout.report.entry_words import clean, cut_of, short_digest
 from fleet.rollout.report.timeline import Timeline
 from fleet.rollout.report.verdict import facts, serving, verdict
 
@@ -38,6 +42,7 @@ class RolloutView:
         self._silent = quiet and not self.console.is_terminal
         self._timeline = timeline
         self._live: Live | None = None
+        self._kept: list[tuple[str, str]] = []
         self._stopping = ""
         # Lines are printed in the order of the journal. The picture does not take this lock: rich draws it
         # from its own thread while it holds the terminal's.
@@ -59,22 +64,26 @@ class RolloutView:
         if self._live is not None:
             live, self._live = self._live, None
             self._try(live.stop)
+            with self._printing:
+                for text, style in self._kept:
+                    self._print(text, style)
+                self._kept.clear()
 
     def __call__(self, event: Event) -> None:
-        """Take one event in, and print a line where there is no picture."""
+        """Take one event in, and print a line: at once, or once the picture has ended."""
         with self._printing:
             text = self._timeline(event)
-            if self._live is not None or self._silent:
+            if self._silent:
                 return
             if isinstance(event, Began):
                 header = event.header
                 image = f"{header.image} ({short_digest(header.digest)})"
-                self._print(f"{header.kind} {header.id} to {image}, begun by {header.by}", _NAME)
-            elif isinstance(event, Recorded) and text:
-                self._print(text, _WARN if event.entry.step in ("rolling-back", "stopped") else "")
+                self._say(f"{header.kind} {header.id} to {image}, begun by {header.by}", _NAME)
+            elif isinstance(event, Recorded) and text and (self._live is None or _kept(event.entry)):
+                self._say(text, _WARN if event.entry.step in ("rolling-back", "stopped") else "")
             elif isinstance(event, Stopping) and event.to != self._stopping:
                 self._stopping = event.to
-                self._print(_STOPPING.get(event.to, event.to), _WARN)
+                self._say(_STOPPING.get(event.to, event.to), _WARN)
 
     def result(self, report: Report, *, saved: str = "", repeat: str = "") -> None:
         """How it ended. `saved` is the report's file, `repeat` the command whose `--resume` goes on."""
@@ -142,6 +151,12 @@ class RolloutView:
     def _hint(self, text: str) -> None:
         self._print(f"  {text}", _DIM)
 
+    def _say(self, text: str, style: str) -> None:
+        if self._live is None:
+            self._print(text, style)
+        else:
+            self._kept.append((text, style))
+
     def _print(self, text: str, style: str = "") -> None:
         from rich.text import Text
 
@@ -160,6 +175,23 @@ class RolloutView:
                 show()
         except (OSError, SystemExit):
             self._silent = True
+
+
+_STEPS_KEPT = (
+    "pulled",
+    "soaked",
+    "accepted",
+    "rolling-back",
+    "restored",
+    "stopped",
+    "finished",
+    "rolled-back",
+)
+
+
+def _kept(entry: Entry) -> bool:
+    """True for what is left on a terminal: how each wave ended, and jobs that were cut."""
+    return entry.step in _STEPS_KEPT or bool(cut_of(entry.detail))
 
 
 _STOPPING = {

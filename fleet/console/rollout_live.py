@@ -213,12 +213,20 @@ def _doing(moment: Moment, most: int) -> list[Text]:
     """What slots and hosts are at, the latest of each; of many, some and how many more there are."""
     from rich.text import Text
 
-    if most <= 0 or not moment.doing:
+    doing = (*_soak(moment), *moment.doing)
+    if most <= 0 or not doing:
         return []
-    many = len(moment.doing) > most
-    shown = moment.doing[: most - 1] if many else moment.doing
+    many = len(doing) > most
+    shown = doing[: most - 1] if many else doing
     lines = [Text.assemble("  ", (clean(place), "bold"), f": {clean(text)}") for place, text in shown]
-    return [*lines, _dim(f"  and {len(moment.doing) - len(shown)} more")] if many else lines
+    return [*lines, _dim(f"  and {len(doing) - len(shown)} more")] if many else lines
+
+
+def _soak(moment: Moment) -> list[tuple[str, str]]:
+    if moment.soak_left is None:
+        return []
+    left = f"{in_words(_whole(moment.soak_left))} left" if moment.soak_left >= 1 else "almost over"
+    return [("soak", f"{left}; then the last old containers are replaced")]
 
 
 def _journal(moment: Moment, most: int) -> list[Text]:

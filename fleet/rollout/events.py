@@ -49,13 +49,20 @@ class Sampled:
 
 
 @dataclass(frozen=True)
+class Soaking:
+    """From now on the new release serves alone for so many seconds, before the last old ones are replaced."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Stopping:
     """Somebody asked it to stop: `to` is "stop" (after this step) or "abort" (back to blue)."""
 
     to: str
 
 
-Event = Began | Recorded | Doing | Phase | Sampled | Stopping
+Event = Began | Recorded | Doing | Phase | Sampled | Soaking | Stopping
 Listen = Callable[[Event], None]
 
 

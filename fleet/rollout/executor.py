@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from fleet.engine.hostrun import internal
 from fleet.errors import FleetError
 from fleet.rollout.acting import MAX_AT_ONCE, BalancerError
-from fleet.rollout.events import Outcome
+from fleet.rollout.events import Outcome, Soaking
 from fleet.rollout.model import Strategy
 from fleet.rollout.stopping import Interrupted
 from fleet.rollout.way_back import WayBack
@@ -153,6 +153,7 @@ class Rollout(WayBack):
     def _soak(self, number: int, green: Sequence[str]) -> None:
         """All traffic is green's; blue still runs, so that going back is only a word to the balancers."""
         if self.options.soak > 0:
+            self._listen(Soaking(self.options.soak))
             self._gate.hold(green, (), self.options.soak)
         self._record("soaked", (), number)
 

@@ -414,6 +414,8 @@ def _header(prepared: Prepared) -> Header:
         origins=tuple(origins),
         unchanged=made.unchanged,
         options=to_plain(request.options),
+        kinds=tuple(wave.kind for wave in made.waves),
+        left_out=tuple(slot.name for slot in prepared.seen.snapshot.slots if slot.left_out),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from fleet.rollout.events import Outcome
+from fleet.rollout.events import Event, Outcome, Soaking
 from fleet.rollout.model import Options, Share
 from fleet.rollout.world import LeaseError
 from tests.unit.rollout_model import Connection, Fault, Fleet, Killed
@@ -589,6 +589,16 @@ def test_a_host_lost_just_before_its_slots_serve_again_does_not_keep_the_others_
     assert outcome.state == "rolled-back"
     assert set(outcome.lost) == {"b-0"}
     assert fleet.ready()["lb0"] == {"a-0": 100, "a-1": 100, "b-0": 0, "b-1": 0}
+
+
+def test_a_soak_says_for_how_long_before_it_begins() -> None:
+    fleet = four()
+    fleet.begin("v2", HALF)
+    rollout, _ = fleet.rollout(())
+    heard: list[Event] = []
+    rollout._listen = heard.append
+    rollout.run()
+    assert [event for event in heard if isinstance(event, Soaking)] == [Soaking(6.0)]
 
 
 def test_a_soak_does_not_mind_a_slot_in_maintenance() -> None:

@@ -16,7 +16,7 @@ from fleet.console.rollout import RolloutView
 from fleet.console.rollout_live import frame
 from fleet.console.rollout_plan import show_plan
 from fleet.errors import Place
-from fleet.rollout.events import Began, Doing, Outcome, Phase, Recorded, Sampled, Stopping
+from fleet.rollout.events import Began, Doing, Outcome, Phase, Recorded, Sampled, Soaking, Stopping
 from fleet.rollout.model import ContainerNow, Entry, Plan, SlotNow, Snapshot
 from fleet.rollout.report.moment import Moment
 from fleet.rollout.report.timeline import Timeline
@@ -200,6 +200,40 @@ def test_a_resumed_rollout_does_not_repeat_what_an_earlier_controller_did():
     assert said(console).splitlines()[1:] == ["wave 2: gpu-02-0 takes no new jobs"]
 
 
+def test_waves_keep_their_names_where_a_rollout_goes_on():
+    story, console = small(), pipe(200)
+    header = replace(story.header, kinds=tuple(wave.kind for wave in story.plan.waves))
+    timeline = Timeline(story.clock)
+    view = RolloutView(timeline, quiet=False, console=console)
+    view(Began(header))
+    view(Recorded(Entry(1, story.now, "accepted", ("gpu-01-0",), 1)))
+    view(Recorded(Entry(2, story.now, "accepted", ("gpu-02-0",), 2)))
+    view(Recorded(Entry(3, story.now, "draining", ("gpu-01-1", "gpu-02-1"), 3)))
+    assert said(console).splitlines()[1:] == [
+        "wave 1 (canary): gpu-01-0 is green",
+        "wave 2: gpu-02-0 is green",
+        "wave 3 (switch): gpu-01-1, gpu-02-1 take no new jobs",
+    ]
+    assert [wave.name for wave in now_of(timeline).waves] == ["wave 1 (canary)", "wave 2", "wave 3 (switch)"]
+    report = timeline.report(Outcome("stopped", header, (), 1.0))
+    assert [wave.kind for wave in report.waves] == ["canary", "wave", "switch"]
+
+
+def test_with_slots_left_out_nothing_is_said_of_every_slot():
+    story, console = small(), pipe(200)
+    story.header = replace(story.header, left_out=("gpu-03-0", "gpu-03-1"))
+    timeline = Timeline(story.clock)
+    view = RolloutView(timeline, quiet=False, console=console)
+    outcome = story.play(view)
+    view.result(timeline.report(outcome))
+    shown = said(console).splitlines()
+    assert (
+        "wave 3 (switch): green alone served for 15 s, but for what is left out: gpu-03-0, gpu-03-1" in shown
+    )
+    assert "finished: every slot is green, but for those left out: gpu-03-0, gpu-03-1" in shown
+    assert shown[-1].startswith(f"4 of 4 slots run {V2}, 2 slots left out; ")
+
+
 def test_a_wish_to_stop_is_told_once_however_many_threads_hear_of_it():
     story, console = small(), pipe(200)
     view = RolloutView(Timeline(story.clock), quiet=False, console=console)
@@ -300,14 +334,58 @@ def test_a_rollback_shows_in_the_picture_and_no_time_left_is_promised():
     assert "left" not in lines[0].plain
 
 
+def after_the_picture(console: Console) -> list[str]:
+    """What a terminal shows below the last line that the picture wiped out."""
+    return Text.from_ansi(said(console).rpartition("\x1b[2K")[2]).plain.splitlines()
+
+
 def test_a_terminal_sees_it_live_and_no_trace_of_the_picture_is_left():
-    story, console = small(), terminal()
+    story, console = small(), terminal(200)
     with RolloutView(Timeline(story.clock), quiet=False, console=console) as view:
         story.play(view, until="moving 2")
         assert view._live is not None
         view._live.refresh()
     assert "gpu-02-0 moving" in Text.from_ansi(said(console)).plain
-    assert said(console).rstrip().endswith("\x1b[2K")
+    assert after_the_picture(console) == [
+        f"upgrade 20261125-081500-3f2a to {V2} (sha256:9e9e9e9e9e9e), begun by anna@ops-1",
+        "every host has the image after 12 s",
+        "wave 1 (canary): gpu-01-0 is green",
+    ]
+
+
+def test_what_the_picture_leaves_is_a_part_of_what_a_pipe_gets_in_the_same_order():
+    story, console = small(fails="gpu-02-0"), terminal(200)
+    with RolloutView(Timeline(story.clock), quiet=False, console=console) as view:
+        story.play(view)
+    left, whole = after_the_picture(console), lines_of(small(fails="gpu-02-0"))
+    assert [line for line in whole if line in left] == left
+    assert any(line.startswith("going back to blue: gpu-02-0") for line in left)
+    assert any("2 jobs cut on gpu-02-0" in line for line in left)
+    assert "gpu-01-0 serves as before" in left
+    assert not any("takes 50%" in line for line in left)
+
+
+def test_the_soak_is_counted_down():
+    story = small()
+    timeline = Timeline(story.clock)
+    story.play(timeline, until="drained 3")
+    timeline(Soaking(90.0))
+    story.now += 20
+    shown = "\n".join(line.plain for line in frame(now_of(timeline), 80, 24))
+    assert "soak: 70 s left; then the last old containers are replaced" in shown
+    story.now += 70
+    assert "soak: almost over" in "\n".join(line.plain for line in frame(now_of(timeline), 80, 24))
+    timeline(Recorded(Entry(99, story.now, "soaked", (), 3)))
+    assert "soak:" not in "\n".join(line.plain for line in frame(now_of(timeline), 80, 24))
+
+
+def test_a_rollout_that_goes_back_from_its_soak_counts_nothing_down():
+    story = small()
+    timeline = Timeline(story.clock)
+    story.play(timeline, until="drained 3")
+    timeline(Soaking(90.0))
+    timeline(Recorded(Entry(99, story.now, "rolling-back", detail={"reason": "errors"})))
+    assert now_of(timeline).soak_left is None
 
 
 def test_events_from_many_threads_make_whole_lines_while_the_picture_is_drawn():

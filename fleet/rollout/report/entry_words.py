@@ -37,6 +37,7 @@ class Words:
     def began(self, header: Header, plan: Plan | None) -> None:
         """What all entries belong to."""
         self._header = header
+        self._kinds.update(enumerate(header.kinds, 1))
         self._kinds.update({wave.number: wave.kind for wave in plan.waves} if plan else {})
 
     def of(self, entry: Entry) -> str:
@@ -74,7 +75,7 @@ class Words:
     def _soaked(self, entry: Entry) -> str:
         soak = self._header.options.get("soak") if self._header else None
         length = f" for {in_words(float(soak))}" if isinstance(soak, int | float) and soak else ""
-        return f"green alone served{length}"
+        return f"green alone served{length}{self._but(', but for what is left out: ')}"
 
     def _beside(self, entry: Entry) -> str:
         return f"{named(entry.slots)}: green starts beside blue, which serves on"
@@ -105,12 +106,17 @@ class Words:
         return f"stopped: {entry.detail.get('reason') or 'no reason given'}"
 
     def _finished(self, entry: Entry) -> str:
-        return "finished: every slot is green"
+        return f"finished: every slot is green{self._but(', but for those left out: ')}"
 
     def _rolled_back(self, entry: Entry) -> str:
         lost = entry.detail.get("lost")
         names = list(lost) if isinstance(lost, Mapping | list | tuple) else []
         return "rolled back: every slot is blue again" + (f", but {named(names)}" if names else "")
+
+    def _but(self, word: str) -> str:
+        """What --limit leaves as it is is no part of what is said."""
+        left_out = self._header.left_out if self._header else ()
+        return f"{word}{named(left_out)}" if left_out else ""
 
     def _after(self, entry: Entry, step: str) -> str:
         """` after 2.1 s`: by the entry's own word, else since the step before."""

@@ -39,7 +39,8 @@ class Moment:
     """The rollout now: what a live view shows. `ready` and `rate` are None before the first sample.
 
     `doing` is what slots and hosts are at, `lines` the journal's last entries in words; `stopping` is what an
-    operator asked for, `back` true where it goes back to blue.
+    operator asked for, `back` true where it goes back to blue. `soak_left` are the seconds that green still
+    serves before the last blue containers are replaced, None where it does not soak.
     """
 
     header: Header
@@ -53,5 +54,6 @@ class Moment:
     jobs: int = 0
     doing: tuple[tuple[str, str], ...] = ()
     lines: tuple[str, ...] = ()
+    soak_left: float | None = None
     stopping: str = ""
     back: bool = False

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import RLock
 
-from fleet.rollout.events import Began, Doing, Event, Outcome, Phase, Recorded, Sampled, Stopping
+from fleet.rollout.events import Began, Doing, Event, Outcome, Phase, Recorded, Sampled, Soaking, Stopping
 from fleet.rollout.model import Colour, Entry, Header, Plan, Wave
 from fleet.rollout.report.data import Line, Report, SlotStory, Span, WaveStory
 from fleet.rollout.report.entry_words import Words
@@ -63,6 +63,7 @@ class Timeline:
         self._words = Words()
         self._samples = Samples()
         self._latest = 0.0
+        self._soak_ends: float | None = None
         self._stopping = ""
         self._back = False
 
@@ -88,6 +89,8 @@ class Timeline:
                 self._doing[event.place] = event.text
             elif isinstance(event, Sampled):
                 self._sampled(event)
+            elif isinstance(event, Soaking):
+                self._soak_ends = self._now() + event.seconds
             elif isinstance(event, Stopping):
                 self._stopping = event.to
             return text
@@ -112,6 +115,7 @@ class Timeline:
                 jobs=sum(slot.jobs for slot in self._slots.values()),
                 doing=tuple(self._doing.items()),
                 lines=tuple(self._last),
+                soak_left=None if self._soak_ends is None else max(0.0, self._soak_ends - now),
                 stopping=self._stopping,
                 back=self._back,
             )
@@ -168,6 +172,8 @@ class Timeline:
             self._done.add(entry.wave)
         if entry.step in ("rolling-back", "stopped"):
             self._broken = at
+        if entry.step in ("soaked", "rolling-back", "stopped"):
+            self._soak_ends = None
         if entry.step == "rolling-back":
             self._back = True
         if entry.step == "pulled":
@@ -262,17 +268,18 @@ class Timeline:
     def _waves(self, header: Header) -> tuple[WaveStory, ...]:
         planned = {wave.number: wave for wave in self._plan.waves} if self._plan else {}
         return tuple(
-            self._wave(number, slots, planned.get(number)) for number, slots in enumerate(header.waves, 1)
+            self._wave(number, slots, planned.get(number), header)
+            for number, slots in enumerate(header.waves, 1)
         )
 
-    def _wave(self, number: int, slots: tuple[str, ...], planned: Wave | None) -> WaveStory:
+    def _wave(self, number: int, slots: tuple[str, ...], planned: Wave | None, header: Header) -> WaveStory:
         start, end = self._times.get(number, (None, None))
         if end is not None and number not in self._done and self._broken is not None:
             end = max(end, self._broken)
         lowest = None if start is None or end is None else self._samples.lowest_between(start, end)
         return WaveStory(
             number=number,
-            kind=planned.kind if planned else "",
+            kind=planned.kind if planned else "".join(header.kinds[number - 1 : number]),
             slots=slots,
             planned_seconds=wave_seconds(planned) if planned else None,
             planned_lowest=planned.lowest if planned else None,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from fleet.control.spans import in_words
 from fleet.rollout.report.data import Report
-from fleet.rollout.report.entry_words import short_digest
+from fleet.rollout.report.entry_words import counted, short_digest
 
 ENDS: Mapping[str, str] = {
     "finished": "finished",
@@ -22,9 +22,12 @@ _BETWEEN = ("draining", "drained", "moving", "checking", "restoring", "failed")
 def verdict(report: Report) -> str:
     """One line: `4 of 4 slots run app:v2`, `nothing to do: ...` or `rolled back: REASON`."""
     state = report.outcome.state
-    slots = len(report.slots)
+    left_out = len(report.header.left_out)
+    slots = sum(slot.name not in report.header.left_out for slot in report.slots)
     if state == "finished":
-        return f"{report.green} of {slots} {'slot runs' if slots == 1 else 'slots run'} {report.header.image}"
+        runs = "slot runs" if slots == 1 else "slots run"
+        beside = f", {counted(left_out, 'slot')} left out" if left_out else ""
+        return f"{report.green} of {slots} {runs} {report.header.image}{beside}"
     if state == "unchanged":
         run = {0: "every slot runs", 1: "the one slot runs"}.get(slots, f"all {slots} slots run")
         return f"nothing to do: {run} {report.header.image} ({short_digest(report.header.digest)})"
@@ -63,13 +66,13 @@ def serving(report: Report) -> str:
                 image = f"{image} at {short_digest(slot.before_digest)}"
             images[image] = images.get(image, 0) + 1
     images["what is not known"] = sum(slot.name in report.outcome.lost for slot in report.slots)
-    counted = [
+    parts = [
         f"{number} {'slot runs' if number == 1 else 'slots run'} {image}"
         for image, number in images.items()
         if number
     ]
     if out := [name for name in between if name not in report.outcome.lost]:
-        counted.append(f"not in service: {', '.join(out)}")
+        parts.append(f"not in service: {', '.join(out)}")
     if low := [slot.name for slot in report.slots if slot.name in mine and slot.phase == "ramping"]:
-        counted.append(f"below {'its weight' if len(low) == 1 else 'their weights'}: {', '.join(low)}")
-    return ", ".join(counted)
+        parts.append(f"below {'its weight' if len(low) == 1 else 'their weights'}: {', '.join(low)}")
+    return ", ".join(parts)
