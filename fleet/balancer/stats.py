@@ -73,6 +73,16 @@ class ServerState:
         return self.status in ("UP", "DRAIN", "no check", "NOLB")
 
     @property
+    def down(self) -> bool:
+        """True where its health checks fail, also of a drained one; in maintenance there are none."""
+        return self.admin is not Admin.MAINT and not self.up
+
+    @property
+    def word(self) -> str:
+        """What keeps jobs away, in one word: drain, maint, or down where its checks fail; else ready."""
+        return "down" if self.admin is Admin.READY and self.down else self.admin.value
+
+    @property
     def takes_jobs(self) -> bool:
         """True where new jobs may go there."""
         return self.up and self.admin is Admin.READY and self.weight > 0

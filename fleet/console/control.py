@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fleet.balancer.stats import ServerState
 from fleet.console.errors import error_json, error_lines
 from fleet.console.table import Column, show_table
-from fleet.control.model import Drained, SlotDrain, Told, is_down, state_of
+from fleet.control.model import Drained, SlotDrain, Told
 from fleet.control.spans import in_words
 
 if TYPE_CHECKING:
@@ -235,8 +235,8 @@ class WeightView(_View):
 
 
 def _state(server: ServerState) -> tuple[str, str]:
-    word = state_of(server)
-    if is_down(server) and word != "down":
+    word = server.word
+    if server.down and word != "down":
         return f"{word}, down", _BAD
     return word, _STATES.get(word, _BAD)
 

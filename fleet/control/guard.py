@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from fleet.balancer.stats import BalancerState
-from fleet.control.model import state_of
 from fleet.errors import InputError
 
 
@@ -23,7 +22,7 @@ def refuse_last(states: Mapping[str, BalancerState], slots: Sequence[str], doing
 
 def _others(state: BalancerState, slots: Collection[str]) -> str:
     others = [
-        f"{server.name} {'has weight 0' if server.weight == 0 else 'is ' + _word(state_of(server))}"
+        f"{server.name} {'has weight 0' if server.weight == 0 else 'is ' + _word(server.word)}"
         for server in state.slots()
         if server.name not in slots
     ]

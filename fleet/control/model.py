@@ -155,20 +155,10 @@ class Told:
         }
 
 
-def state_of(server: ServerState) -> str:
-    """In one word: drain, maint, else ready, or down where its health checks fail."""
-    return "down" if server.admin is Admin.READY and not server.up else server.admin.value
-
-
-def is_down(server: ServerState) -> bool:
-    """True where its health checks fail, also of a drained one; in maintenance there are none."""
-    return server.admin is not Admin.MAINT and not server.up
-
-
 def _server_json(server: ServerState) -> dict[str, Any]:
     return {
-        "state": state_of(server),
-        "down": is_down(server),
+        "state": server.word,
+        "down": server.down,
         "weight": server.weight,
         "configured_weight": server.configured_weight,
         "takes_jobs": server.takes_jobs,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fleet.balancer.stats import Admin, BalancerState, ServerState
 from fleet.control.balancers import Balancers
 from fleet.control.guard import refuse_last
-from fleet.control.model import Told, state_of
+from fleet.control.model import Told
 from fleet.control.reports import reports
 from fleet.model.problem import Problem
 
@@ -77,7 +77,7 @@ def _not_ready(servers: _Servers) -> Iterator[Problem]:
     for slot, by_balancer in servers.items():
         for balancer, server in by_balancer.items():
             if server.admin is not Admin.READY:
-                yield Problem(slot, f"it is still {state_of(server)} on {balancer}", "run the command again")
+                yield Problem(slot, f"it is still {server.word} on {balancer}", "run the command again")
             elif not server.up:
                 check = f"{server.check_status} {server.check_detail}".strip()
                 yield Problem(

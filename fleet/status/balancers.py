@@ -49,7 +49,7 @@ def balancer_problems(
             yield Problem(
                 balancer, f"it reaches {server.name} at {server.address}, not port {slot.port}", _PROVISION
             )
-        if _down(server) and not (server.agent_down and server.check_status.endswith("OK")):
+        if server.down and not (server.agent_down and server.check_status.endswith("OK")):
             drained = "it is drained, and " if server.admin is Admin.DRAIN else ""
             yield Problem(server.name, f"{drained}{balancer} finds it down: {_check(server)}")
         elif server.agent_down and not server.agent_reason and not server.agent_asked:
@@ -135,8 +135,8 @@ def _server(balancer: str, server: ServerState) -> ServerStatus:
     return ServerStatus(
         balancer=balancer,
         server=server.name,
-        state=_state(server),
-        down=_down(server),
+        state=server.word,
+        down=server.down,
         weight=server.weight,
         jobs=server.sessions,
         queued=server.queue,
@@ -146,15 +146,6 @@ def _server(balancer: str, server: ServerState) -> ServerStatus:
         check=_check(server) or None,
         agent=_agent(server),
     )
-
-
-def _state(server: ServerState) -> str:
-    return "down" if server.admin is Admin.READY and not server.up else server.admin.value
-
-
-def _down(server: ServerState) -> bool:
-    """True where its checks fail; in maintenance there are none."""
-    return server.admin is not Admin.MAINT and not server.up
 
 
 def _agent(server: ServerState) -> str | None:
