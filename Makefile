@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PYTEST := $(BIN)/pytest
+LONGEST := --durations=15 --durations-min=10
 export UV_SYSTEM_CERTS := true
 
 .DEFAULT_GOAL := help
@@ -47,16 +48,20 @@ format: setup ## Let ruff arrange the code
 test-unit: setup-test ## The fast tests alone (under a minute)
 	$(PYTEST) tests/unit -n 5
 
+# Lab tests mostly wait, so two labs are worked on at once; those that measure come after, alone.
 test-lab: setup-test ## The tests on real hosts
-	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/lab --durations=25 --durations-min=8
+	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/lab -m "not alone" $(LONGEST) \
+	  -n 2 --dist loadfile --no-loadscope-reorder
+	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/lab -m alone $(LONGEST)
 
 test: setup-test ## Everything: lint, fast tests, lab tests
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory test-unit
-	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/lab --durations=25 --durations-min=8
+	$(MAKE) --no-print-directory test-lab
 
 soak: setup-test ## Balancer and upgrades at full length (two hours); writes docs/soak.md
 	@mkdir -p build && rm -f build/soak.jsonl
+	FLEET_SOAK=1 $(PYTEST) tests/unit -n 5
 	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" FLEET_SOAK=1 FLEET_SOAK_RESULTS="$(CURDIR)/build/soak.jsonl" \
 	  $(PYTEST) -m soak tests/lab; code=$$?; $(BIN)/python -m tests.lab.soak build/soak.jsonl docs/soak.md; exit $$code
 

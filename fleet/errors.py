@@ -1,7 +1,7 @@
 """The one hierarchy of errors a user can meet.
 
 A message says what failed, where, what the remote side printed, and what to do next.
-`ExitCode` is the process's answer; docs/exit-codes.md lists it for users.
+`ExitCode` is the process's answer; docs/architecture.md lists it for users.
 """
 
 from __future__ import annotations
@@ -72,6 +72,10 @@ class UnreachableError(FleetError):
 
 class TaskError(FleetError):
     """A task could not be planned, applied or verified on a host (exit code 1)."""
+
+
+class HeldBackError(TaskError):
+    """Nothing was done on a host, since another one had failed before; that one's exit code stands."""
 
 
 class StepError(TaskError):

@@ -21,9 +21,9 @@ SSHD = "/usr/sbin/sshd"
 
 
 def make_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> Path:
-    subprocess.run(
-        ["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", path.name, "-f", str(path)], check=True
-    )
+    size = ("-b", "2048") if kind == "rsa" else ()  # the default of 3072 takes three times as long to find
+    words = ["ssh-keygen", "-q", "-t", kind, *size, "-N", passphrase, "-C", path.name, "-f", str(path)]
+    subprocess.run(words, check=True)
     return path
 
 

@@ -13,13 +13,16 @@ import typer
 
 from fleet.cli import (
     control,
+    doctor,
     history,
+    image,
     init,
     inventory,
     key,
     lab,
     lb,
     provision,
+    reboot,
     status,
     translate,
     trust,
@@ -68,8 +71,9 @@ def _at_once(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **options: Any) -> None:
         try:
             command(*args, **options)
-        except KeyboardInterrupt:
-            typer.echo("interrupted; what ran on a host ends there: see `fleet status`", err=True)
+        except KeyboardInterrupt as interrupt:
+            said = str(interrupt) or "interrupted; what ran on a host ends there: see `fleet status`"
+            typer.echo(said, err=True)
             sys.stdout.flush()
             os._exit(int(ExitCode.INTERRUPTED))
 
@@ -83,20 +87,25 @@ for command in (
     provision.provision,
     provision.run_playbook,
     status.status,
+    doctor.doctor,
     translate.translate,
     control.drain,
     control.ready,
     control.weight,
+    reboot.reboot,
     history.history,
 ):
     app.command(command.__name__.removesuffix("_playbook"))(_at_once(command))
 for rollout in (upgrade.upgrade, upgrade.rollback):
     app.command(rollout.__name__)(rollout)  # they have their own way with Ctrl-C
-for info in (*key.app.registered_commands, *lb.app.registered_commands):
+for info in (*image.app.registered_commands, *key.app.registered_commands, *lb.app.registered_commands):
     if info.callback is not None:
         info.callback = _at_once(info.callback)
 app.add_typer(
     history.app, name="release", short_help="One release: what it is, who brought it, where it runs."
+)
+app.add_typer(
+    image.app, name="image", short_help="The service's images on every host: list, pull ahead, prune."
 )
 app.add_typer(key.app, name="key", short_help="API keys of the gateway: who may use the service.")
 app.add_typer(lb.app, name="lb", short_help="The balancers' configuration: show, compare, check, deploy.")

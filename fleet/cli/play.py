@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,9 @@ from fleet.errors import ExitCode
 
 if TYPE_CHECKING:
     from fleet.console.run import RunView
-    from fleet.engine.hostrun import Opener
+    from fleet.engine.hostrun import Opener, Operate
+    from fleet.engine.results import Event, Listener
+    from fleet.engine.run import PlayWork, RunOptions
     from fleet.inventory import Inventory
     from fleet.ssh import SshSettings
 
@@ -33,6 +35,7 @@ class Wish:
     forks: int
     verbose: bool
     json: bool
+    preflight: bool = False
 
 
 def play(
@@ -44,6 +47,7 @@ def play(
     """
     from fleet.cli.options import print_json, refuse_examples
     from fleet.console.run import RunView, run_json, show_recap
+    from fleet.doctor.preflight import preflight
     from fleet.engine.connect import opener
     from fleet.engine.run import RunOptions, prepare, run
     from fleet.inventory import extra_variables, with_extra
@@ -61,7 +65,10 @@ def play(
         standing_back(inventory, opener(inventory, ssh), guarded, quiet=wish.json) as open_host,
         view,
     ):
-        result = run(work, inventory, open_host, view, options)
+        gate = preflight(inventory.hosts) if wish.preflight else None
+        with _images(work, inventory, open_host, view, options) as (listen, operations):
+            operations.update(_operations(work, inventory, open_host, alone or f"fleet run {path.name}"))
+            result = run(work, inventory, open_host, listen, options, operations=operations, gate=gate)
     code = result.exit_code
     if wish.check and wish.exit_code and code == ExitCode.DONE and result.changed:
         code = ExitCode.CHANGES_PENDING
@@ -74,6 +81,51 @@ def play(
         document["exit_code"] = int(code)
         print_json(document)
     raise typer.Exit(int(code))
+
+
+def _operations(
+    work: Sequence[PlayWork], inventory: Inventory, open_host: Opener, command: str
+) -> dict[str, Operate]:
+    """What the playbook's modules ask for beyond one host."""
+    from fleet.modules.reboot import OPERATION, Reboot
+
+    bound = (task for item in work for tasks in (item.tasks, item.handlers) for task in tasks.values())
+    if not any(isinstance(each.module, Reboot) for tasks in bound for each in tasks):
+        return {}
+    from fleet.reboot import reboot_operation
+
+    return {OPERATION: reboot_operation(inventory, open_host, command)}
+
+
+@contextmanager
+def _images(
+    work: Sequence[PlayWork], inventory: Inventory, open_host: Opener, view: RunView, options: RunOptions
+) -> Iterator[tuple[Listener, dict[str, Operate]]]:
+    """Who listens to the run, and what brings images to sites that have a seed."""
+    from fleet.docker.sites import seeds_of
+    from fleet.modules.docker_image import OPERATION, DockerImage
+
+    asking = [
+        name
+        for item in work
+        for name, tasks in item.tasks.items()
+        if any(isinstance(task.module, DockerImage) for task in tasks)
+    ]
+    if options.check or not asking or not seeds_of(inventory.hosts.values()):
+        yield view, {}
+        return
+    from fleet.images.site import Sites
+
+    sites = Sites(inventory.hosts, open_host, asking, forks=options.forks)
+
+    def listen(event: Event) -> None:
+        sites.listen(event)
+        view(event)
+
+    try:
+        yield listen, {OPERATION: sites.operate}
+    finally:
+        sites.close()
 
 
 @contextmanager

@@ -43,6 +43,9 @@ def provision(
     ] = None,
     tags: Tags = None,
     extra: Extra = None,
+    skip_preflight: Annotated[
+        bool, typer.Option("--skip-preflight", help="Begin even where a host's work cannot end as it seems.")
+    ] = False,
     forks: Forks = 0,
     ask_sudo: AskSudo = False,
     connect_timeout: ConnectTimeout = 10.0,
@@ -69,7 +72,18 @@ def provision(
         playbook or provision_playbook(Path.cwd()),
         open_inventory(inventory),
         ssh_settings(ask_sudo, connect_timeout, ssh_config),
-        Wish(limit, check, diff, exit_code, tuple(tags or ()), tuple(extra or ()), forks, verbose, json),
+        Wish(
+            limit,
+            check,
+            diff,
+            exit_code,
+            tuple(tags or ()),
+            tuple(extra or ()),
+            forks,
+            verbose,
+            json,
+            preflight=not skip_preflight,
+        ),
         translate=not check,
         alone="fleet provision",
     )

@@ -74,6 +74,7 @@ def setting_of(access: Access) -> Setting:
     from fleet.cli.options import open_inventory, refuse_examples, ssh_settings
     from fleet.engine.connect import opener
     from fleet.engine.run import RunOptions
+    from fleet.images.bring import bringer
     from fleet.inventory import extra_variables, with_extra
     from fleet.modules.registry import MODULES
     from fleet.playbook.load import load_playbook
@@ -85,12 +86,14 @@ def setting_of(access: Access) -> Setting:
     inventory = with_extra(open_inventory(access.inventory), extra)
     refuse_examples(inventory)
     path = access.playbook or provision_playbook(Path.cwd())
+    open_host = opener(inventory, ssh_settings(access.ask_sudo, access.connect_timeout, access.ssh_config))
     return Setting(
         inventory=inventory,
         book=load_playbook(path, MODULES),
         defaults=load_defaults(Path.cwd()),
-        opener=opener(inventory, ssh_settings(access.ask_sudo, access.connect_timeout, access.ssh_config)),
+        opener=open_host,
         run=RunOptions(extra=extra),
+        bring=bringer(open_host),
     )
 
 

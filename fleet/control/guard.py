@@ -8,15 +8,20 @@ from fleet.balancer.stats import BalancerState
 from fleet.errors import InputError
 
 
-def refuse_last(states: Mapping[str, BalancerState], slots: Sequence[str], doing: str) -> None:
-    """Raise InputError where no slot would take jobs any more on a balancer on which one does now."""
+def refuse_last(
+    states: Mapping[str, BalancerState], slots: Sequence[str], doing: str, insist: str = "--force"
+) -> None:
+    """Raise InputError where no slot would take jobs any more on a balancer on which one does now.
+
+    `insist` is what the message names to do it all the same.
+    """
     for balancer, state in states.items():
         taking = [server.name for server in state.slots() if server.takes_jobs]
         if taking and set(taking) <= set(slots):
             raise InputError(
                 f"the service would be down: {doing} {', '.join(taking)} leaves {balancer} no slot "
                 f"that takes jobs{_others(state, slots)}",
-                remedy="bring another slot back first (`fleet ready`), or insist with --force",
+                remedy=f"bring another slot back first (`fleet ready`), or insist with {insist}",
             )
 
 

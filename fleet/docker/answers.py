@@ -43,12 +43,16 @@ class Engine:
 
 @dataclass(frozen=True)
 class Image:
-    """A local image. `digests` are `repository@sha256:...` as registries know it; `size` in bytes."""
+    """A local image. `digests` are `repository@sha256:...` as registries know it; `size` in bytes.
+
+    `created` is when it was built, in seconds since the epoch, as its builder says.
+    """
 
     id: str
     tags: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
     size: int = 0
+    created: int = 0
 
 
 @dataclass(frozen=True, order=True)
@@ -67,8 +71,9 @@ class Container:
     `image` is the reference it was created from, `image_id` what that meant then. `state` is the engine's
     word (created, running, paused, restarting, exited, dead). `gpus` are the GPUs asked for: UUIDs, indexes
     or "all". `mounts` are `source:destination[:ro]`. `settings` are restart, init, stop_timeout, shm_size,
-    log, user, read_only, network and command, as text. `log` holds the last lines of a container that is ours
-    and does not run.
+    log, user, read_only, network and command, as text, and where it has them cap_drop, cap_add,
+    no_new_privileges, pids_limit, memory (bytes) and tmpfs. `log` holds the last lines of a container that is
+    ours and does not run.
     """
 
     id: str
@@ -132,9 +137,17 @@ def parse_images(answer: Answer) -> tuple[Image, ...] | None:
     if images is None:
         return None
     return tuple(
-        Image(image.id, tuple(image.repo_tags or ()), tuple(image.repo_digests or ()), image.size)
-        for image in images
+        Image(each.id, tuple(each.repo_tags or ()), tuple(each.repo_digests or ()), each.size, each.created)
+        for each in images
     )
+
+
+def parse_image_user(answer: Answer) -> str | None:
+    """The user an image runs as, empty for root by default; None where the image is not there."""
+    for _, body in _ok_bodies(answer):
+        if (image := _decode(body, api.ImageInspect)) is not None:
+            return image.config.user if image.config else ""
+    return None
 
 
 def parse_containers(answer: Answer) -> tuple[Container, ...] | None:
@@ -247,7 +260,28 @@ def _settings(config: api.Config, host: api.HostConfig) -> dict[str, str]:
         "read_only": str(host.readonly_rootfs).lower(),
         "network": host.network_mode,
         "command": " ".join(config.cmd or ()),
+        **{name: text for name, text in _limits(host).items() if text},
     }
+
+
+def _limits(host: api.HostConfig) -> dict[str, str]:
+    pids = host.pids_limit or 0
+    return {
+        "cap_drop": _capabilities(host.cap_drop),
+        "cap_add": _capabilities(host.cap_add),
+        "no_new_privileges": "true" if _NO_NEW.intersection(host.security_opt or ()) else "",
+        "pids_limit": str(pids) if pids > 0 else "",
+        "memory": str(host.memory) if host.memory > 0 else "",
+        "tmpfs": ", ".join(f"{path}:{how}".rstrip(":") for path, how in sorted((host.tmpfs or {}).items())),
+    }
+
+
+# Engines differ in whether they hand back what they were given or the kernel's own name.
+_NO_NEW = frozenset(("no-new-privileges", "no-new-privileges:true", "no-new-privileges=true"))
+
+
+def _capabilities(names: list[str] | None) -> str:
+    return ", ".join(sorted({name.upper().removeprefix("CAP_") for name in names or ()}))
 
 
 def log_text(body: bytes) -> str:

@@ -36,6 +36,7 @@ class Image(Raw):
     repo_tags: list[str] | None = None
     repo_digests: list[str] | None = None
     size: int = 0
+    created: int = 0
 
 
 class Health(Raw):
@@ -60,6 +61,10 @@ class Config(Raw):
     cmd: list[str] | None = None
     user: str = ""
     stop_timeout: int | None = None
+
+
+class ImageInspect(Raw):
+    config: Config | None = None
 
 
 class RestartPolicy(Raw):
@@ -93,6 +98,12 @@ class HostConfig(Raw):
     shm_size: int = 0
     readonly_rootfs: bool = False
     network_mode: str = ""
+    cap_add: list[str] | None = None
+    cap_drop: list[str] | None = None
+    security_opt: list[str] | None = None
+    pids_limit: int | None = None
+    memory: int = 0
+    tmpfs: dict[str, str] | None = None
 
 
 class Mount(Raw):

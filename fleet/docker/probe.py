@@ -6,6 +6,7 @@ of Docker's needs to be installed. `fleet.docker.answers` reads what comes back.
 
 from __future__ import annotations
 
+import shlex
 from urllib.parse import quote
 
 from fleet.docker.answers import (
@@ -15,6 +16,7 @@ from fleet.docker.answers import (
     Port,
     parse_containers,
     parse_engine,
+    parse_image_user,
     parse_images,
 )
 from fleet.model.facts import Probe
@@ -27,8 +29,10 @@ __all__ = [
     "Engine",
     "Image",
     "Port",
+    "image_user_probe",
     "parse_containers",
     "parse_engine",
+    "parse_image_user",
     "parse_images",
 ]
 
@@ -43,6 +47,12 @@ _FRAMED = f"{_CURL} -w '\\nfleet %{{http_code}} %{{size_download}} %{{url_effect
 ENGINE_PROBE = Probe("docker.engine", f"{_NO_ENGINE}{_FRAMED} http://d/version http://d/info\n")
 
 IMAGES_PROBE = Probe("docker.images", f"{_NO_ENGINE}{_FRAMED} http://d/images/json\n")
+
+
+def image_user_probe(reference: str) -> Probe:
+    """Ask which user a local image runs as, by a name of it, a digest or its id."""
+    path = shlex.quote(f"http://d/images/{quote(reference, safe='/:@')}/json")
+    return Probe(f"docker.user:{reference}", f"{_NO_ENGINE}{_FRAMED} {path}\n")
 
 
 def _list(filters: str, *, stopped: bool = True) -> str:

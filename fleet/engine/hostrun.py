@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from fleet.engine.bind import BoundTask
 from fleet.engine.look import look, merged
@@ -21,7 +22,7 @@ from fleet.engine.results import (
 from fleet.engine.runner import Runner
 from fleet.errors import FleetError, TaskError, UnreachableError
 from fleet.model.facts import Facts, Probe
-from fleet.model.steps import Change
+from fleet.model.steps import Change, Operation
 from fleet.ssh.remote import Remote
 
 LOOK_TIMEOUT = 120.0
@@ -29,14 +30,34 @@ LOOK_TIMEOUT = 120.0
 
 Opener = Callable[[str], tuple[Remote, Runner]]
 
+Operate = Callable[[str, Mapping[str, Any], Callable[[str], None], Callable[[], bool]], None]
+"""Does an operation for a host, with its arguments: says how far it is, asks first whether to stop.
+Raises FleetError."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What must be so before anything is done on a host; asked in the first look, at no exchange of its own.
+
+    `refuse` gives the reason why the host's work cannot come to its end, or None. It is pure.
+    """
+
+    probes: Callable[[str], Sequence[Probe]]
+    refuse: Callable[[str, Facts], FleetError | None]
+
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run may do. `stop` is asked between steps: true ends the host's work at a safe point."""
+    """What a run may do. `stop` is asked between steps: true ends the host's work at a safe point.
+
+    `operations` are what it can do beyond one host, by name.
+    """
 
     check: bool
     listen: Listener
     stop: Callable[[], bool]
+    operations: Mapping[str, Operate] = field(default_factory=dict)
+    gate: Gate | None = None
 
 
 class HostRun:
@@ -63,7 +84,10 @@ class HostRun:
         try:
             self._remote, self._runner = self._open(self._host)
             self._set.listen(HostEvent(self._host, "looking"))
-            self._look(self._pending)
+            gate = self._set.gate
+            self._look(self._pending, gate.probes(self._host) if gate else ())
+            if gate and (reason := gate.refuse(self._host, self.facts)):
+                raise reason
             self._set.listen(HostEvent(self._host, "ready"))
         except FleetError as error:
             self._lost(error)
@@ -91,12 +115,9 @@ class HostRun:
     def close(self) -> None:
         """End the connection."""
         try:
-            if self._runner is not None:
-                self._runner.close()
+            self._disconnect()
         finally:
-            if self._remote is not None:
-                self._remote.close()
-        self._set.listen(HostEvent(self._host, "done"))
+            self._set.listen(HostEvent(self._host, "done"))
 
     def _handle(self, due: Sequence[BoundTask], fleet: Callable[[], Mapping[str, Facts]]) -> None:
         """Run handlers on facts of now: they were not asked about before, most runs need none of them."""
@@ -179,7 +200,10 @@ class HostRun:
         for change in changes:
             self._set.listen(TaskProgress(self._host, bound.name, change.summary))
             for step in change.steps:
-                self._runner.execute(step, self._progress(bound.name))
+                if isinstance(step, Operation):
+                    self._operate(step, bound.name)
+                else:
+                    self._runner.execute(step, self._progress(bound.name))
         self._look([bound, *self._pending])
         if not getattr(bound.module, "verifies", True):
             return
@@ -190,15 +214,41 @@ class HostRun:
                 output="\n".join(c.diff for c in left if c.diff),
             )
 
+    def _operate(self, step: Operation, task: str) -> None:
+        """Have it done, and connect anew: the host may have started anew meanwhile."""
+        operate = self._set.operations.get(step.name)
+        if operate is None and step.otherwise is not None:
+            assert self._runner is not None
+            self._runner.execute(step.otherwise, self._progress(task))
+            return
+        if operate is None:
+            raise TaskError(
+                f"this run cannot {step.name} hosts", remedy="use `fleet provision` or `fleet run` for it"
+            )
+        report = self._progress(task)
+        operate(self._host, step.arguments, lambda text: report(text, 0, 0), self._set.stop)
+        self._disconnect()
+        self._remote, self._runner = self._open(self._host)
+
+    def _disconnect(self) -> None:
+        remote, runner = self._remote, self._runner
+        self._remote = self._runner = None
+        try:
+            if runner is not None:
+                runner.close()
+        finally:
+            if remote is not None:
+                remote.close()
+
     def _progress(self, task: str) -> Callable[[str, float, float], None]:
         def report(text: str, done: float, total: float) -> None:
             self._set.listen(TaskProgress(self._host, task, text, done, total))
 
         return report
 
-    def _look(self, tasks: Iterable[BoundTask]) -> None:
+    def _look(self, tasks: Iterable[BoundTask], more: Sequence[Probe] = ()) -> None:
         assert self._remote is not None
-        probes: list[Probe] = [probe for bound in tasks for probe in bound.probes()]
+        probes: list[Probe] = [*(probe for bound in tasks for probe in bound.probes()), *more]
         self.facts = merged(self.facts, look(self._remote, probes, timeout=LOOK_TIMEOUT))
 
     def _lost(self, error: FleetError) -> None:

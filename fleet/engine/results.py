@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fleet.errors import ExitCode, FleetError, InputError, UnreachableError
+from fleet.errors import ExitCode, FleetError, HeldBackError, InputError, UnreachableError
 from fleet.model.steps import Change
 
 Status = Literal["ok", "changed", "failed", "unreachable", "skipped"]
@@ -57,6 +57,12 @@ class HostResult:
             return "failed"
         return "changed" if self.count("changed") else "ok"
 
+    @property
+    def held_back(self) -> bool:
+        """True where it failed for no reason of its own: another host had failed before."""
+        errors = [task.error for task in self.tasks if task.status == "failed" and not task.ignored]
+        return self.error is None and bool(errors) and all(isinstance(e, HeldBackError) for e in errors)
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -77,11 +83,14 @@ class RunResult:
         """Worst first: interrupted, a failed host, an unreachable host, done.
 
         Where the failed hosts failed by what the user wrote (a key file that is not there), it is INVALID.
+        Hosts that were held back count where no other host tells why.
         """
         states = {host.status for host in self.hosts.values()}
         if self.interrupted:
             return ExitCode.INTERRUPTED
         failed = [host for host in self.hosts.values() if host.status == "failed"]
+        if "unreachable" in states or not all(host.held_back for host in failed):
+            failed = [host for host in failed if not host.held_back]
         if failed and all(isinstance(host.error, InputError) for host in failed):
             return ExitCode.INVALID
         if failed:

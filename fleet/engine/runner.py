@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fleet.errors import StepError
 from fleet.model.secret import Secret
-from fleet.model.steps import EngineCall, Run, Step, Upload
+from fleet.model.steps import EngineCall, Operation, Run, Step, Upload
 from fleet.ssh.remote import Remote
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class HostRunner:
             self._run(step)
         elif isinstance(step, Upload):
             self._remote.upload(step.path, step.content, mode=step.mode, owner=step.owner, group=step.group)
+        elif isinstance(step, Operation):
+            raise StepError(f"a step cannot be done from the host alone: {step.name}")
         else:
             self.ask(step, progress)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -12,14 +12,17 @@ from fleet.model.slot import Slot
 
 CDI_KIND = "nvidia.com/gpu"
 
+_UNORDERED = ("volumes", "tmpfs", "cap_drop", "cap_add")
+
 
 @dataclass(frozen=True)
 class ContainerSpec:
     """What every slot of a release runs.
 
-    `volumes` are `source:destination[:ro]`, `tmpfs` folders in memory, `command` replaces the image's own.
-    `bind` is the host address its port is published on. `stop_timeout` in seconds, `shm_size` in bytes.
-    None, and the other defaults, mean that nothing is asked for.
+    `volumes` are `source:destination[:ro]`, `tmpfs` folders in memory, `folder[:options]`, `command` replaces
+    the image's own. `bind` is the host address its port is published on. `stop_timeout` in seconds;
+    `shm_size` and `memory` in bytes. `cap_drop` and `cap_add` are as `capabilities` writes them. `non_root`
+    refuses an image that would run as root. None, and the other defaults, mean that nothing is asked for.
     """
 
     image: str
@@ -39,6 +42,26 @@ class ContainerSpec:
     read_only: bool = False
     network: str = "bridge"
     gpu_driver: str = "cdi"
+    cap_drop: tuple[str, ...] = ()
+    cap_add: tuple[str, ...] = ()
+    no_new_privileges: bool = False
+    pids_limit: int | None = None
+    memory: int | None = None
+    non_root: bool = False
+
+    @property
+    def memory_folders(self) -> Mapping[str, str]:
+        """The folders in memory with their mount options; on a read-only root `/tmp` is always one."""
+        found = dict(sorted(_options(each) for each in self.tmpfs))
+        mounted = {volume.split(":")[1].rstrip("/") for volume in self.volumes}
+        if self.read_only and "/tmp" not in {*(path.rstrip("/") for path in found), *mounted}:
+            found["/tmp"] = ""
+        return found
+
+
+def capabilities(names: Iterable[str]) -> tuple[str, ...]:
+    """Capabilities as Linux calls them, without `CAP_`, sorted, each once; `ALL` stands for every one."""
+    return tuple(sorted({name.strip().upper().removeprefix("CAP_") for name in names}))
 
 
 def release_of(spec: ContainerSpec, digest: str) -> str:
@@ -49,9 +72,10 @@ def release_of(spec: ContainerSpec, digest: str) -> str:
     meant: dict[str, Any] = {"digest": digest}
     for each in fields(spec):
         value = getattr(spec, each.name)
-        if each.name == "image" or value == _default(each):
+        # What is refused is no part of what runs: asking for it replaces no container that is right.
+        if each.name in ("image", "non_root") or value == _default(each):
             continue
-        meant[each.name] = sorted(value) if each.name in ("volumes", "tmpfs") else value
+        meant[each.name] = sorted(value) if each.name in _UNORDERED else value
     text = json.dumps(meant, sort_keys=True, separators=(",", ":"), default=dict)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -95,12 +119,13 @@ def create_body(spec: ContainerSpec, slot: Slot, digest: str, port: int | None =
     }
     if spec.volumes:
         host["Binds"] = sorted(spec.volumes)
-    if spec.tmpfs:
-        host["Tmpfs"] = dict.fromkeys(sorted(spec.tmpfs), "")
+    if spec.memory_folders:
+        host["Tmpfs"] = dict(spec.memory_folders)
     if spec.shm_size is not None:
         host["ShmSize"] = spec.shm_size
     if spec.read_only:
         host["ReadonlyRootfs"] = True
+    host |= _limits(spec)
     body: dict[str, Any] = {
         "Image": spec.image,
         "Labels": labels_for(spec, slot, digest, port),
@@ -114,6 +139,27 @@ def create_body(spec: ContainerSpec, slot: Slot, digest: str, port: int | None =
     if spec.user:
         body["User"] = spec.user
     return body
+
+
+def _limits(spec: ContainerSpec) -> dict[str, Any]:
+    host: dict[str, Any] = {}
+    if spec.cap_drop:
+        host["CapDrop"] = list(spec.cap_drop)
+    if spec.cap_add:
+        host["CapAdd"] = list(spec.cap_add)
+    if spec.no_new_privileges:
+        host["SecurityOpt"] = ["no-new-privileges:true"]
+    if spec.pids_limit is not None:
+        host["PidsLimit"] = spec.pids_limit
+    if spec.memory is not None:
+        # Without a word on swap the engine allows as much of it again.
+        host |= {"Memory": spec.memory, "MemorySwap": spec.memory}
+    return host
+
+
+def _options(folder: str) -> tuple[str, str]:
+    path, _, options = folder.partition(":")
+    return path, options
 
 
 def _device_request(spec: ContainerSpec, slot: Slot) -> dict[str, Any]:

@@ -46,6 +46,9 @@ exit $rc
 """,
 )
 
+LOST_WORDS = ("GPU is lost", "device handle")
+"""What nvidia-smi says where a GPU has fallen off the bus; it then lists no other, either."""
+
 _NO_DEVICES = re.compile(r"^No devices (were )?found", re.IGNORECASE | re.MULTILINE)
 _INDEX = re.compile("[0-9]{1,4}")
 _PID = re.compile("[0-9]{1,10}")
@@ -64,13 +67,26 @@ class GpuProcess:
 
 
 def parse_gpus(answer: Answer) -> tuple[Gpu, ...] | None:
-    """The GPUs in the driver's order; none for a driver without GPUs; None where no driver answers."""
+    """The GPUs in the driver's order; none for a driver without GPUs; None where no driver answers.
+
+    One that does not even tell its UUID is left out: nothing can be given to it; `faulty_gpus` names it.
+    """
     if _NO_DEVICES.search(answer.text):
         return ()
     if not answer.ok:
         return None
     gpus = (_gpu(line) for line in answer.text.splitlines())
     return tuple(gpu for gpu in gpus if gpu is not None)
+
+
+def faulty_gpus(answer: Answer) -> tuple[str, ...]:
+    """The GPUs that are listed and cannot be told apart from others, each with what it says of itself."""
+    rows = (_row(line) for line in answer.text.splitlines()) if answer.ok else ()
+    return tuple(
+        f"GPU {row[0]} ({_known(row[-2]) or 'at an unknown place'}) tells no UUID: {row[1] or 'nothing'}"
+        for row in rows
+        if row is not None and _known(row[1]) is None
+    )
 
 
 def driver_problem(answer: Answer) -> str | None:
@@ -80,6 +96,11 @@ def driver_problem(answer: Answer) -> str | None:
     if answer.rc == 127:
         return "nvidia-smi is not installed"
     return answer.text.strip() or f"nvidia-smi ended with exit code {answer.rc}"
+
+
+def tells_of_lost_gpu(text: str) -> bool:
+    """Whether these words of nvidia-smi's are those for a GPU that has fallen off the bus."""
+    return any(words in text for words in LOST_WORDS)
 
 
 def parse_gpu_processes(answer: Answer) -> tuple[GpuProcess, ...] | None:
@@ -105,10 +126,17 @@ def parse_gpu_processes(answer: Answer) -> tuple[GpuProcess, ...] | None:
     return tuple(processes)
 
 
-def _gpu(line: str) -> Gpu | None:
+def _row(line: str) -> list[str] | None:
     parts = [part.strip() for part in line.split(",")]
     if len(parts) < len(_FIELDS) or not _INDEX.fullmatch(parts[0]):
         return None  # a warning before the table, such as one of an infoROM
+    return parts
+
+
+def _gpu(line: str) -> Gpu | None:
+    parts = _row(line)
+    if parts is None or _known(parts[1]) is None:
+        return None
     name = ", ".join(parts[2:-_AFTER_NAME])
     total, used, utilization, temperature, power, driver, bus, mig = parts[-_AFTER_NAME:]
     return Gpu(

@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
+from fleet.docker.probe import CONTAINERS_PROBE, parse_containers
 from fleet.errors import InputError
+from fleet.gpu.numbers import numbers
 from fleet.gpu.probe import GPU_PROBE, parse_gpus
 from fleet.gpu.weights import weight_for
-from fleet.model.facts import Facts
+from fleet.model.facts import Answer, Facts
 from fleet.model.host import Host
 from fleet.model.slot import Slot
 
 DEFAULT_PORT_BASE = 7860
 DEFAULT_PORT_BESIDE = 16
 _LAST_PORT = 65535
+_ABSENT = Answer(255)
 
 
 def slots_of(host: Host, facts: Facts) -> tuple[Slot, ...] | None:
     """The host's slots in the order of their index; None where its GPUs are not known.
 
-    A slot's port is `slot_port_base` (7860) plus the GPU's index; `ports_of` gives its second one, too.
+    A slot's index is its GPU's number (`fleet.gpu.numbers`): that of its containers, where these were asked
+    for. Its port is `slot_port_base` (7860) plus that; `ports_of` gives its second one, too.
     """
     answer = facts.get(GPU_PROBE.key)
     gpus = parse_gpus(answer) if answer else None
     if gpus is None:
         return None
+    containers = parse_containers(facts.get(CONTAINERS_PROBE.key, _ABSENT))
+    number = numbers(host, gpus, containers or ())
     base = port_base(host)
-    _check_room(host, base, max((gpu.index for gpu in gpus), default=0))
+    _check_room(host, base, max(number.values(), default=0))
     return tuple(
         Slot(
             host=host.name,
-            index=gpu.index,
+            index=number[gpu.uuid],
             uuid=gpu.uuid,
             address=host.address,
-            port=base + gpu.index,
+            port=base + number[gpu.uuid],
             gpu_name=gpu.name,
             weight=weight_for(gpu, host.vars),
         )
-        for gpu in sorted(gpus, key=lambda gpu: gpu.index)
+        for gpu in sorted(gpus, key=lambda gpu: number[gpu.uuid])
     )
 
 

@@ -55,6 +55,7 @@ FLEET_VARIABLES: dict[str, Variable] = _table(
     _text("fleet_url", "the service's URL as users see it (default: by lb_address or the first balancer)"),
     _text("fleet_known_hosts", "the file of pinned SSH host keys"),
     _text("image", "the image every GPU runs, such as registry.example:5000/hunyuan-mt-webui:v1"),
+    _text("image_size", "the image's compressed size, such as 9GiB, where its registry does not tell it"),
     _port("slot_port_base", "the host port of GPU 0; GPU n listens on this plus n (default 7860)"),
     _port(
         "slot_port_beside",
@@ -81,10 +82,43 @@ FLEET_VARIABLES: dict[str, Variable] = _table(
         Kind.TEXTS,
         "who may ask the GPU hosts, besides the balancers' addresses: addresses, networks, names",
     ),
+    Variable(
+        "slot_safety",
+        Kind.MAPPING,
+        "what the containers may; docs/safety.md advises settings",
+        members=(
+            *("user", "non_root", "read_only", "tmpfs", "cap_drop", "cap_add", "no_new_privileges"),
+            *("pids_limit", "shm_size", "memory"),
+        ),
+    ),
+    Variable(
+        "slot_firewall",
+        Kind.BOOLEAN,
+        "whether only the balancers reach the slots' ports and the GPU agent's, by nftables (default false)",
+    ),
+    Variable(
+        "slot_firewall_allow",
+        Kind.TEXTS,
+        "who may reach them, besides the balancers' addresses: addresses, networks, names",
+    ),
     _text("registry_username", "the user of the image's registry"),
     _text("registry_password_env", "the environment variable, here, that holds the registry password"),
     _text("registry_password_file", "the file, here, that holds the registry password"),
     Variable("registry_ca", Kind.NAMED_TEXTS, "CA certificates of registries: host:port -> file, here"),
+    _text("site", "where the host is; hosts of one site reach each other fast"),
+    Variable(
+        "image_seed",
+        Kind.BOOLEAN,
+        "whether `fleet image pull` fetches once for the host's site, by this host (docs/images.md)",
+    ),
+    _port("image_seed_port", "the port on which a seed hands out the image meanwhile (default 7858)"),
+    Variable(
+        "model_weights",
+        Kind.MAPPING,
+        "a model's files on each host, checked; docs/images.md",
+        members=("dest", "sums", "url", "path", "token_env", "limit_rate"),
+    ),
+    _text("model_mount", "where the containers have them, read-only (default /models)"),
     Variable(
         "balancer_software",
         Kind.TEXT,
@@ -154,7 +188,22 @@ FLEET_VARIABLES: dict[str, Variable] = _table(
             *("signed_by", "key_url", "key_fingerprint", "trusted"),
         ),
     ),
-    Variable("nvidia_driver_packages", Kind.TEXTS, "the driver's packages; held once installed"),
+    Variable(
+        "nvidia_driver",
+        Kind.MAPPING,
+        "how the driver is: the arguments of the module nvidia_driver, such as min_version",
+        members=("state", "branch", "min_version", "modules", "repository", "hold", "replace"),
+    ),
+    Variable(
+        "nvidia_driver_packages",
+        Kind.TEXTS,
+        "packages to install as the driver, instead of what fleet would choose; held once installed",
+    ),
+    Variable(
+        "reboot_for_driver",
+        Kind.BOOLEAN,
+        "whether provision reboots a host whose new driver needs it (default true)",
+    ),
     Variable("nvidia_toolkit_packages", Kind.TEXTS, "the container toolkit's packages"),
 )
 

@@ -15,17 +15,20 @@ from pathlib import Path
 
 from fleet.errors import FleetError
 
+_BOOT_ID = "{ sh /usr/lib/fleet-lab/boot-id.sh || :; }"
+"""Each start of a host is another boot to those who ask; one without that still serves."""
+
 _UNIFIED_ENTRY = (
     "/bin/sh",
     "-c",
-    "mount -o remount,rw /sys/fs/cgroup && exec /lib/systemd/systemd",
+    f"mount -o remount,rw /sys/fs/cgroup && {_BOOT_ID} && exec /lib/systemd/systemd",
 )
 _REMOVE_DEADLINE = 10.0
 
 _HYBRID_ENTRY = (
     "/bin/sh",
     "-c",
-    "echo $$ > /sys/fs/cgroup/cgroup.procs && exec unshare --cgroup /lib/systemd/systemd",
+    f"echo $$ > /sys/fs/cgroup/cgroup.procs && {_BOOT_ID} && exec unshare --cgroup /lib/systemd/systemd",
 )
 
 

@@ -89,6 +89,9 @@ def create(
         tmpfs={"/run": "", "/tmp": "exec"},
         binds=[*volumes, *([bind] if bind else [])],
         port_bindings=dict(place.published.items()),
+        # A host that reboots itself is started again, as a machine is; the engine's own `stop` and `kill` are
+        # its power switch.
+        restart_policy={"Name": "unless-stopped"},
     )
     # What the docker command calls systempaths=unconfined; the SDK has no word for it.
     settings |= {"MaskedPaths": [], "ReadonlyPaths": [], "CgroupnsMode": cgroups.namespace}

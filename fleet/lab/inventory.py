@@ -51,7 +51,6 @@ def _variables(state: LabState, folder: Folder) -> dict[str, Any]:
                 "suites": "./",
                 "signed_by": str(folder.file("apt_key.asc")),
             },
-            "nvidia_driver_packages": ["nvidia-driver-cuda"],
         }
     return variables
 

@@ -31,8 +31,9 @@ class Gpu:
 class Slot:
     """One GPU's place in the fleet: one container, one HAProxy server, named `HOST-INDEX`.
 
-    `index` is the GPU's index on its host, `port` the host port its container publishes, `address` where
-    the balancers reach the host, `weight` its HAProxy weight (1 to 256).
+    `index` is the GPU's number on its host (the driver's index when its first container was made), `port` the
+    host port its container publishes, `address` where the balancers reach the host, `weight` its HAProxy
+    weight (1 to 256).
     """
 
     host: str

@@ -52,7 +52,20 @@ class EngineCall:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-Step = Run | Upload | EngineCall
+@dataclass(frozen=True)
+class Operation:
+    """Something that takes more than the host itself, such as its reboot, of which balancers are told first.
+
+    The names are those of the operations that a run is given. The host is connected anew afterwards.
+    `otherwise` is what does on the host alone where the run was given no such operation.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    otherwise: Run | Upload | EngineCall | None = None
+
+
+Step = Run | Upload | EngineCall | Operation
 
 
 @dataclass(frozen=True)

@@ -252,6 +252,7 @@ apt() {
     esac
   done
 }
+held() { apt-mark showhold 2>/dev/null | tr '\n' ' ' | sed 's/ $//;s/./; on hold: &/'; }
 says() { case $out in *"$1"*) return 0 ;; esac; return 1; }
 stop() {
   printf '%s\n' "$out" | tail -n 40 >&2
@@ -262,11 +263,11 @@ stop() {
     *"Unable to locate package"* | *"has no installation candidate"* | *"was not found"*)
       reason="no repository of this host has that package or version" ;;
     *"Held packages were changed"*)
-      reason="another package is on hold: see apt-mark showhold" ;;
+      reason="another package is on hold: see apt-mark showhold$(held)" ;;
     *"Packages were downgraded"*)
       reason="the version asked for is older than the installed one: say allow_downgrade: true" ;;
     *"unmet dependencies"* | *"broken packages"*)
-      reason="packages on this host contradict each other: try apt-get -f install on it" ;;
+      reason="packages on this host contradict each other: try apt-get -f install on it$(held)" ;;
     *"No space left on device"* | *"You don't have enough free space"*)
       reason="the disk is full" ;;
     *"is not signed"* | *NO_PUBKEY* | *"invalid signature"* | *"OpenPGP signature"*)

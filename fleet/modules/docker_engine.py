@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
+from fleet.docker.exposure import DOOR_REMEDY, configured_doors
 from fleet.docker.probe import ENGINE_PROBE, Engine, parse_engine
 from fleet.model.facts import Facts, Probe
 from fleet.model.steps import Change, Run
@@ -56,6 +57,11 @@ class DockerEngineArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             _apt.parse_wish(f"docker={self.version}")
         if not self.repository.startswith("https://"):
             raise ValueError("`repository` must start with https://")
+        if doors := configured_doors(self.config):
+            raise ValueError(
+                f"`config`: hosts has {doors[0].address}: fleet opens no port for the engine, for whoever "
+                "reaches it is root on the host; it needs none itself"
+            )
         for registry in self.registry_ca:
             if not _REGISTRY.fullmatch(registry):
                 raise ValueError(f"`registry_ca`: not HOST or HOST:PORT: {registry!r}")
@@ -113,6 +119,9 @@ class DockerEngine:
     restarts too where its file was changed by others after it started. A new engine starts once, with its
     configuration.
 
+    No port is opened for the engine: `hosts` with `tcp://` is refused, and so is a file on the host that has
+    it without `tlsverify`.
+
     Where neither `config` nor the host's file says otherwise, fleet sets `features.cdi` (containers get
     GPUs by it), `live-restore`, and logs in `json-file` with rotation.
 
@@ -161,6 +170,7 @@ class DockerEngine:
     def plan(self, args: DockerEngineArgs, facts: Facts, ctx: Context) -> Sequence[Change]:
         """Certificates, then the engine: new, or reconfigured."""
         seen = _see(facts, ctx)
+        _refuse_open_door(_docker_config.merged(seen.config, args.config), ctx)
         changes = _certificates(args, facts, ctx)
         if not seen.installed:
             return [*changes, *_install(args, seen, facts, ctx)]
@@ -180,6 +190,16 @@ def _see(facts: Facts, ctx: Context) -> _Seen:
         loaded_mark=mark.decode("utf-8", "replace").strip(),
         engine=parse_engine(facts[ENGINE_PROBE.key]),
     )
+
+
+def _refuse_open_door(config: Mapping[str, Any], ctx: Context) -> None:
+    for door in configured_doors(config):
+        if door.open:
+            raise ctx.fail(
+                f"{_docker_config.PATH} on the host has the engine listen on {door.address} without asking "
+                "for client certificates",
+                remedy=f"{DOOR_REMEDY} (`config: {{hosts: null}}` takes it out of the file)",
+            )
 
 
 def _certificates(args: DockerEngineArgs, facts: Facts, ctx: Context) -> list[Change]:

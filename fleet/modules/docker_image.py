@@ -12,11 +12,15 @@ from fleet.docker.answers import Image, parse_images
 from fleet.docker.grammar import check_digest, check_reference
 from fleet.docker.probe import IMAGES_PROBE
 from fleet.docker.references import familiar, find_image, repository, tag
+from fleet.docker.sites import seeds_of, site_of
 from fleet.errors import InputError
 from fleet.model.facts import Facts, Probe
 from fleet.model.secret import Secret
-from fleet.model.steps import Change, EngineCall
+from fleet.model.steps import Change, EngineCall, Operation
 from fleet.modules.base import Args, Context
+
+OPERATION = "fetch"
+"""What brings an image to a host by its site's seed: see `fleet.images.site`."""
 
 
 class DockerImageArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -47,7 +51,8 @@ class DockerImage:
     what runs is changed by naming another tag or a digest. Where it is missing, and another host of the
     inventory has it, exactly that host's digest is pulled; otherwise the registry is asked once per run what
     the tag means, and every host pulls that. An image loaded from a file (`docker load`) counts as there.
-    The login is used for the pull alone and stored nowhere.
+    The login is used for the pull alone and stored nowhere. Where the inventory names a host of the site that
+    fetches images for the others (`image_seed`), they get it from that one: docs/images.md.
 
     Arguments:
         name: the image, `[registry[:port]/]name[:tag]`, or with `@sha256:...` at the end.
@@ -66,6 +71,7 @@ class DockerImage:
 
     name: ClassVar[str] = "docker_image"
     args: ClassVar[type[Args]] = DockerImageArgs
+    needs_fleet: ClassVar[bool] = True
 
     def probes(self, args: DockerImageArgs, ctx: Context) -> Sequence[Probe]:
         """Ask which images the host has."""
@@ -87,7 +93,14 @@ class DockerImage:
         if login:
             arguments["auth"] = login
         at = f" at {digest[:19]}" if digest else ""
-        return (Change(f"pull {args.name}{at}", steps=(EngineCall("pull", arguments),)),)
+        call = EngineCall("pull", arguments)
+        seed = seeds_of(ctx.hosts.values()).get(site_of(ctx.host))
+        if seed is None:
+            return (Change(f"pull {args.name}{at}", steps=(call,)),)
+        giver = "" if seed == ctx.host.name else f" from {seed}"
+        return (
+            Change(f"pull {args.name}{at}{giver}", steps=(Operation(OPERATION, arguments, otherwise=call),)),
+        )
 
 
 def _has(images: Sequence[Image], name: str, digest: str) -> bool:

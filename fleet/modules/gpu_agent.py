@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 from fleet.data import data_dir
+from fleet.docker.probe import CONTAINERS_PROBE
 from fleet.gpu.agent import (
     CONFIG_FILE,
     DEFAULT_PORT,
@@ -106,7 +107,7 @@ class GpuAgent:
     def probes(self, args: GpuAgentArgs, ctx: Context) -> Sequence[Probe]:
         """The three files and the unit; GPUs and addresses where it is wanted."""
         asked = (*(file_probe(path, "content") for path in _FILES), unit_probe(UNIT))
-        return asked if args.state == "absent" else (*asked, GPU_PROBE, ADDRESSES_PROBE)
+        return asked if args.state == "absent" else (*asked, GPU_PROBE, CONTAINERS_PROBE, ADDRESSES_PROBE)
 
     def plan(self, args: GpuAgentArgs, facts: Facts, ctx: Context) -> Sequence[Change]:
         """Each file that differs, then one restart where the service does not run what is on disk."""

@@ -12,6 +12,13 @@ from fleet.model.slot import Slot
 _SECRET = re.compile(r"PASS|TOKEN|SECRET|KEY|CREDENTIAL|AUTH|DSN", re.IGNORECASE)
 _NONE = "(none)"
 
+NOT_APPLIED = (
+    "leave that option out where the host's kernel or engine has no means for it (`docker info` there ends "
+    "with its warnings); where somebody changed the container (`docker update`), `docker rm -f {name}` there "
+    "has the next run make it anew"
+)
+"""What to do about what `not_applied` finds."""
+
 
 def wanted_port(spec: ContainerSpec, slot: Slot, port: int | None = None) -> Port:
     """What the slot's container publishes: `port`, by default the slot's usual one."""
@@ -36,6 +43,7 @@ def wanted_fields(spec: ContainerSpec, slot: Slot, digest: str, port: int | None
         "read_only": str(spec.read_only).lower(),
         "network": spec.network,
     }
+    found |= _limits(spec)
     if spec.shm_size is not None:
         found["shm_size"] = str(spec.shm_size)
     if spec.user:
@@ -43,6 +51,23 @@ def wanted_fields(spec: ContainerSpec, slot: Slot, digest: str, port: int | None
     if spec.command:
         found["command"] = " ".join(spec.command)
     return found
+
+
+def not_applied(spec: ContainerSpec, container: Container) -> tuple[str, ...]:
+    """What was asked for the container's safety and is not so, each as `pids_limit: 512, it has (none)`.
+
+    An engine may leave a limit out with a mere warning, and `docker update` changes some of them later.
+    """
+    wanted = {name: text for name, text in _limits(spec).items() if text and name != "tmpfs"}
+    if spec.read_only:
+        wanted["read_only"] = "true"
+    if spec.user:
+        wanted["user"] = spec.user
+    return tuple(
+        f"{name}: {text}, it has {container.settings.get(name) or _NONE}"
+        for name, text in wanted.items()
+        if container.settings.get(name, "") != text
+    )
 
 
 def actual_fields(container: Container, names: tuple[str, ...]) -> dict[str, str]:
@@ -76,6 +101,18 @@ def show_port(port: Port) -> str:
     """`7861:7860/tcp`, with the address where it is not every one."""
     host = f"{port.host_ip}:{port.host_port}" if port.host_ip else str(port.host_port)
     return f"{host}:{port.container_port}"
+
+
+def _limits(spec: ContainerSpec) -> dict[str, str]:
+    folders = (f"{path}:{how}".rstrip(":") for path, how in sorted(spec.memory_folders.items()))
+    return {
+        "tmpfs": ", ".join(folders),
+        "cap_drop": ", ".join(spec.cap_drop),
+        "cap_add": ", ".join(spec.cap_add),
+        "no_new_privileges": "true" if spec.no_new_privileges else "",
+        "pids_limit": str(spec.pids_limit or ""),
+        "memory": str(spec.memory or ""),
+    }
 
 
 def _differences(before: dict[str, str], after: dict[str, str]) -> Iterator[tuple[str, str]]:

@@ -17,8 +17,10 @@ from fleet.model.slot import Slot
 from fleet.model.steps import Change, EngineCall, Run, Step
 from fleet.modules.base import Context
 from fleet.modules.gpu_container_diff import (
+    NOT_APPLIED,
     actual_fields,
     changed_names,
+    not_applied,
     show_diff,
     wanted_fields,
     wanted_port,
@@ -146,6 +148,7 @@ class SlotPlanner:
         if container.state == "restarting" or looping:
             raise self._failing(container, f"does not stay up, it was restarted {container.restarts} times")
         if container.running:
+            self._check_applied(container)
             return
         if container.state == "paused":
             raise self.ctx.fail(
@@ -161,6 +164,14 @@ class SlotPlanner:
             f"start {container.name}" + (f": {why}" if why else ""),
             steps=(EngineCall("start", {"name": container.name}),),
         )
+
+    def _check_applied(self, container: Container) -> None:
+        """Raise where what was asked for its safety is not so. It serves, so it is not stopped for that."""
+        if missing := not_applied(self.spec, container):
+            raise self.ctx.fail(
+                f"{container.name} runs without what was asked for it ({'; '.join(missing)})",
+                remedy=NOT_APPLIED.format(name=container.name),
+            )
 
     def _failing(self, container: Container, how: str) -> Exception:
         why = "out of memory" if container.oom_killed else f"exit code {container.exit_code}"

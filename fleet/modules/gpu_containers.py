@@ -13,13 +13,15 @@ from fleet.docker.probe import (
     CONTAINERS_PROBE,
     ENGINE_PROBE,
     IMAGES_PROBE,
+    image_user_probe,
     parse_containers,
     parse_engine,
+    parse_image_user,
     parse_images,
 )
 from fleet.docker.profile import profile_probe
 from fleet.docker.references import digests_of, find_image
-from fleet.gpu.container import ContainerSpec
+from fleet.gpu.container import ContainerSpec, capabilities
 from fleet.gpu.probe import (
     GPU_PROBE,
     GPU_PROCESSES_PROBE,
@@ -33,6 +35,7 @@ from fleet.model.facts import Facts, Probe
 from fleet.model.slot import Gpu, Slot
 from fleet.model.steps import Change
 from fleet.modules._boot_unit import BOOT_UNIT_PROBE, boot_unit
+from fleet.modules._container_safety import ROOT_REMEDY, check_safety, root_problem
 from fleet.modules.base import Args, Context
 from fleet.modules.gpu_container_plan import SlotPlanner
 
@@ -57,8 +60,14 @@ class GpuContainersArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=T
     shm_size: str | None = None
     log_max_size: str = "50m"
     log_max_file: int = 3
-    user: str = ""
+    user: str | int = ""
+    non_root: bool = False
     read_only: bool = False
+    cap_drop: tuple[str, ...] = ()
+    cap_add: tuple[str, ...] = ()
+    no_new_privileges: bool = False
+    pids_limit: int | None = None
+    memory: str | None = None
     network: str = "bridge"
     gpu_driver: Literal["auto", "cdi", "nvidia"] = "auto"
     share_gpu: bool = False
@@ -69,7 +78,14 @@ class GpuContainersArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=T
             raise ValueError(f"image is {self.image!r}, not an image such as registry.example:5000/app:v1")
         if not 1 <= self.container_port <= 65535:
             raise ValueError(f"container_port is {self.container_port}, not a port (1 to 65535)")
-        for name in ("memory_min", "shm_size"):
+        check_safety(
+            str(self.user),
+            non_root=self.non_root,
+            tmpfs=self.tmpfs,
+            capabilities={"cap_drop": self.cap_drop, "cap_add": self.cap_add},
+            pids_limit=self.pids_limit,
+        )
+        for name in ("memory_min", "shm_size", "memory"):
             if (value := getattr(self, name)) is not None:
                 _check_size(name, value)
         if not _LOG_SIZE.fullmatch(self.log_max_size):
@@ -101,7 +117,8 @@ class GpuContainers:
     A container that already runs the same image bytes with the same settings is left alone; another is
     replaced, one GPU after the other. What runs for a GPU that is gone, or beside the right container, is
     removed. Slot `HOST-INDEX` publishes the port `slot_port_base` (an inventory variable, 7860) plus the
-    GPU's index.
+    GPU's index. Both stay with the GPU's UUID as long as its container is there, also where the driver
+    numbers GPUs in another order after a boot.
 
     A unit of systemd, `fleet-slots.service`, is installed beside them. Whenever Docker starts, it starts the
     containers that Docker could not give their GPU, as happens with Docker older than 28.2 after each reboot.
@@ -114,15 +131,22 @@ class GpuContainers:
         command: arguments in place of the image's own command.
         env: environment variables, text or whole numbers.
         volumes: `source:/destination` or `source:/destination:ro`.
-        tmpfs: folders kept in memory, useful with `read_only`.
+        tmpfs: folders kept in memory, `/folder` or `/folder:options` such as `/cache:exec,size=4g`; Docker
+            mounts them noexec,nosuid,nodev unless told otherwise.
         memory_min: the memory each GPU must have, such as 12GiB; a smaller GPU is refused.
         restart: no, on-failure, always or unless-stopped (unless-stopped).
         init: run a small init as process 1, so that a stop reaches the program (true).
         stop_timeout: seconds the program is given to end (120); longer than the longest job.
         shm_size: size of /dev/shm, such as 1GiB.
         log_max_size, log_max_file: rotation of the container's log (50m, 3).
-        user: user the program runs as.
-        read_only: mount the image read-only (false).
+        user: user the program runs as: `uid`, `uid:gid` or names that the image knows. Default: the image's.
+        non_root: refuse an image that would run as root, unless `user` names another (false).
+        read_only: mount the image read-only; `/tmp` is in memory then, and what `tmpfs` names (false).
+        cap_drop: capabilities taken from the program, such as NET_RAW; ALL are all of them.
+        cap_add: capabilities given to it, besides or after `cap_drop`.
+        no_new_privileges: setuid programs in the image give nobody more rights (false).
+        pids_limit: processes and threads it may have at most.
+        memory: memory of the host it may take, such as 24GiB, without swap.
         network: a bridge network (bridge).
         gpu_driver: cdi, nvidia (the older runtime) or auto, which takes CDI where the engine has it (auto).
         share_gpu: start even where another program already uses the GPU (false).
@@ -144,7 +168,7 @@ class GpuContainers:
 
     def probes(self, args: GpuContainersArgs, ctx: Context) -> Sequence[Probe]:
         """GPUs, who uses them, the engine with its images and containers, the unit for boots, what runs."""
-        return (
+        asked = (
             GPU_PROBE,
             GPU_PROCESSES_PROBE,
             ENGINE_PROBE,
@@ -153,6 +177,7 @@ class GpuContainers:
             BOOT_UNIT_PROBE,
             profile_probe(port_base(ctx.host)),
         )
+        return (*asked, image_user_probe(args.image)) if args.non_root else asked
 
     def plan(self, args: GpuContainersArgs, facts: Facts, ctx: Context) -> Sequence[Change]:
         """The unit for boots, then what is to be removed, then each slot in order."""
@@ -176,9 +201,12 @@ class GpuContainers:
         image = find_image(images, args.image)
         if image is None:
             return [_deferred(args, slots, "once it is pulled")]
+        spec = container_spec(args, driver)
+        if args.non_root:
+            self._check_user(spec, facts, ctx)
         planner = SlotPlanner(
             ctx=ctx,
-            spec=container_spec(args, driver),
+            spec=spec,
             digests=digests_of(image, args.image),
             slots=slots,
             containers=containers,
@@ -188,6 +216,11 @@ class GpuContainers:
             settle=args.settle,
         )
         return planner.changes()
+
+    def _check_user(self, spec: ContainerSpec, facts: Facts, ctx: Context) -> None:
+        image_user = parse_image_user(facts[image_user_probe(spec.image).key])
+        if problem := root_problem(spec, image_user):
+            raise ctx.fail(problem, remedy=ROOT_REMEDY)
 
 
 def _deferred(args: GpuContainersArgs, slots: tuple[Slot, ...], when: str) -> Change:
@@ -209,7 +242,7 @@ def _check_gpus(
         if gpu.mig:
             raise ctx.fail(
                 f"{_title(slot)} is cut into MIG instances and cannot be used whole",
-                remedy=f"run `nvidia-smi -i {slot.index} -mig 0` there, or take the host out of the group",
+                remedy=f"run `nvidia-smi -i {slot.uuid} -mig 0` there, or take the host out of the group",
             )
         if gpu.memory_total is not None and gpu.memory_total < needed:
             raise ctx.fail(
@@ -247,10 +280,16 @@ def container_spec(args: GpuContainersArgs, driver: str) -> ContainerSpec:
         shm_size=parse_size(args.shm_size) if args.shm_size else None,
         log_max_size=args.log_max_size,
         log_max_file=args.log_max_file,
-        user=args.user,
+        user=str(args.user),
         read_only=args.read_only,
         network=args.network,
         gpu_driver=driver,
+        cap_drop=capabilities(args.cap_drop),
+        cap_add=capabilities(args.cap_add),
+        no_new_privileges=args.no_new_privileges,
+        pids_limit=args.pids_limit,
+        memory=parse_size(args.memory) if args.memory else None,
+        non_root=args.non_root,
     )
 
 

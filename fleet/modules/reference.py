@@ -42,8 +42,8 @@ def page(name: str) -> Page:
     """The page of one module, read from its class's docstring."""
     module = load(name)
     doc = inspect.cleandoc(type(module).__doc__ or "")
-    text, _, rest = doc.partition("\nArguments:\n")
-    arguments, _, example = rest.partition("\nExample:\n")
+    head, _, example = doc.partition("\nExample:\n")
+    text, _, arguments = head.partition("\nArguments:\n")
     aliases = tuple(key for key, where in MODULES.items() if where == MODULES[name] and key != module.name)
     return Page(module.name, aliases, text.strip(), _arguments(arguments), textwrap.dedent(example).strip())
 
@@ -72,7 +72,7 @@ def _markdown(doc: Page) -> str:
         for names, text in doc.arguments.items()
     ]
     also = f"\nAlso called {', '.join(f'`{alias}`' for alias in doc.aliases)}.\n" if doc.aliases else ""
-    table = "\n".join(("| Argument | |", "|---|---|", *rows))
+    table = "\n".join(("| Argument | |", "|---|---|", *rows)) if rows else "It has no arguments."
     return f"## {doc.name}\n\n{doc.text}\n{also}\n{table}\n\n```yaml\n{doc.example}\n```\n"
 
 

@@ -20,11 +20,19 @@ MODULES: dict[str, str] = {
     "gpu_agent": "gpu_agent:GpuAgent",
     "gpu_containers": "gpu_containers:GpuContainers",
     "haproxy": "haproxy:Haproxy",
+    "hold": "hold:Hold",
     "nginx": "nginx:Nginx",
     "keepalived": "keepalived:Keepalived",
+    "model_weights": "model_weights:ModelWeights",
     "nvidia_container_toolkit": "nvidia_container_toolkit:NvidiaContainerToolkit",
+    "nvidia_driver": "nvidia_driver:NvidiaDriver",
+    "nvidia_fabric_manager": "nvidia_fabric_manager:NvidiaFabricManager",
+    "nvidia_persistence": "nvidia_persistence:NvidiaPersistence",
+    "reboot": "reboot:Reboot",
+    "slot_firewall": "slot_firewall:SlotFirewall",
     "systemd": "systemd:Systemd",
     "template": "template:Template",
+    "unattended_upgrades": "unattended_upgrades:UnattendedUpgrades",
 }
 """Task key -> "file:Class" inside this package. Adding a module is a line here and its file."""
 

@@ -67,6 +67,7 @@ class Rollout(WayBack):
             return
         self.world.stage("before", self._variables())
         hosts = list(dict.fromkeys(origin.host for origin in self.header.origins))
+        self.world.bring(hosts, self._say_or_stop)
         self._each(hosts, lambda host: self.world.pull(host, self._say_or_stop))
         self._record("pulled")
         self.world.stage("after_pull", self._variables())

@@ -12,6 +12,7 @@ from fleet.docker.probe import (
     CONTAINERS_PROBE,
     ENGINE_PROBE,
     IMAGES_PROBE,
+    image_user_probe,
     parse_containers,
     parse_engine,
     parse_images,
@@ -26,6 +27,7 @@ from fleet.gpu.slots import ports_of, slots_of
 from fleet.model.facts import Facts, Probe
 from fleet.model.slot import Slot
 from fleet.model.steps import EngineCall, Step
+from fleet.rollout.confined import check_made, refuse_root
 from fleet.rollout.disk import check_disk, estimate, size_text
 from fleet.rollout.ports import other_port
 from fleet.rollout.pruning import unneeded
@@ -104,7 +106,8 @@ class GpuHost:
     def pull(self, image: str, digest: str, say: Say) -> None:
         """Have these bytes, under this name too. Touches no container; what is there is not asked for.
 
-        Raises TaskError where there is hardly the room for them.
+        Raises TaskError where there is hardly the room for them, or where they would run as root against the
+        playbook's word.
         """
         facts = self.look((IMAGES_PROBE, CONTAINERS_PROBE, ENGINE_PROBE))
         engine = self.engine(facts)
@@ -114,6 +117,7 @@ class GpuHost:
                 source = source_of(found, image, digest)
                 with self._changing:
                     self._ask("tag", source=source, reference=f"{repository(image)}:{label}")
+            self._refuse_root(image, digest, facts)
             say("is there already")
             return
         needed = estimate(images, parse_containers(facts[CONTAINERS_PROBE.key]) or (), image)
@@ -126,6 +130,7 @@ class GpuHost:
 
         with self._changing:
             self._try(lambda _, runner: runner.ask(EngineCall("pull", arguments), progress))
+        self._refuse_root(image, digest, facts)
 
     def place(
         self,
@@ -157,7 +162,9 @@ class GpuHost:
 
         with self._changing:
             body = self._body(slot, release, image, digest, rollout)
-            return self._carry_out(steps, seen, say, allowed, starting)
+            found = self._carry_out(steps, seen, say, allowed, starting)
+        check_made(self.name, self.spec, of_slot(found, slot), release, seen)
+        return found
 
     def beside(
         self,
@@ -184,7 +191,10 @@ class GpuHost:
                 raise _undescribed(slot, release, image) from error
 
         with self._changing:
-            return self._carry_out(steps, self.containers(), say, allowed)
+            seen = self.containers()
+            found = self._carry_out(steps, seen, say, allowed)
+        check_made(self.name, self.spec, of_slot(found, slot), release, seen)
+        return found
 
     def prune(
         self,
@@ -219,6 +229,13 @@ class GpuHost:
         """End the connection; never raises."""
         with self._opening:
             self._close()
+
+    def _refuse_root(self, image: str, digest: str, facts: Facts) -> None:
+        spec = self.spec(facts)
+        if spec.non_root:
+            images = parse_images(self.look((IMAGES_PROBE,))[IMAGES_PROBE.key]) or ()
+            probe = image_user_probe(source_of(find_digest(images, image, digest), image, digest))
+            refuse_root(self.name, spec, image, self.look((probe,))[probe.key])
 
     def _body(
         self, slot: Slot, release: str, image: str, digest: str, rollout: str, port: int | None = None

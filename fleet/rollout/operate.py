@@ -40,7 +40,7 @@ from fleet.rollout.planner import plan
 from fleet.rollout.progress import progress_of
 from fleet.rollout.sampling import Sampler
 from fleet.rollout.snapshot import Seen, observe
-from fleet.rollout.sshworld import SshWorld
+from fleet.rollout.sshworld import Bring, SshWorld
 from fleet.rollout.stages import check_stages
 from fleet.rollout.steering import Steering
 from fleet.rollout.stopping import Wish
@@ -58,6 +58,7 @@ class Setting:
     """What every rollout of a project is made of.
 
     `book` is the provision playbook, `run` its options (extra variables), `defaults` playbooks/upgrade.yml's.
+    `bring`, where there is one, gets the release's image to hosts that lack it before each of them pulls.
     """
 
     inventory: Inventory
@@ -65,6 +66,7 @@ class Setting:
     defaults: Defaults
     opener: Opener
     run: RunOptions
+    bring: Bring | None = None
 
 
 @dataclass(frozen=True)

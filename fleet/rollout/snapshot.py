@@ -12,7 +12,7 @@ from fleet.docker.probe import CONTAINERS_PROBE, IMAGES_PROBE, parse_containers,
 from fleet.docker.profile import profile_of
 from fleet.docker.readiness import Profile
 from fleet.engine.run import MAX_FORKS
-from fleet.errors import FleetError
+from fleet.errors import FleetError, TaskError
 from fleet.gpu.container import release_of
 from fleet.gpu.probe import (
     GPU_PROBE,
@@ -61,6 +61,8 @@ def observe(
             if isinstance(facts, FleetError):
                 raise facts
             mine, has = _slots(hosts[name], facts, states, image, digest)
+            if not mine:
+                raise TaskError(f"{name}: the NVIDIA driver finds no GPU")
         except FleetError as error:
             troubles[name] = error.message.removeprefix(f"{name}: ")
             continue

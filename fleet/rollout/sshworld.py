@@ -26,10 +26,14 @@ from fleet.rollout.steering import Steering
 from fleet.rollout.stopping import Wish
 from fleet.rollout.store import Store
 from fleet.rollout.swap import in_place, of_slot, release_label
+from fleet.rollout.targets import HostTarget
 from fleet.rollout.world import RungError, Say, ServerNow
 
 if TYPE_CHECKING:
     from fleet.rollout.operate import Setting
+
+Bring = Callable[[Mapping[str, HostTarget], str, str, Say], None]
+"""Has hosts have an image at a digest, all at once; those it does nothing for pull for themselves."""
 
 
 class SshWorld:
@@ -103,6 +107,12 @@ class SshWorld:
         """No new jobs; nobody waits."""
         with self._steer:
             self._steering.hold(slots)
+
+    def bring(self, hosts: Sequence[str], say: Say) -> None:
+        """Have green's bytes on hosts whose sites have a seed."""
+        if self._setting.bring is not None:
+            targets = {host: self._hosts[host].target for host in hosts}
+            self._setting.bring(targets, self._header.image, self._header.digest, say)
 
     def pull(self, host: str, say: Say) -> None:
         """Have green's bytes on the host."""

@@ -13,6 +13,7 @@ from fleet.control.model import SlotDrain
 from fleet.engine.hostrun import Opener
 from fleet.errors import FleetError
 from fleet.model.steps import Run
+from fleet.rollout.acting import BalancerError
 from fleet.rollout.lease import fenced_out
 from fleet.rollout.reaching import PATIENCE, cannot_be_told
 from fleet.rollout.world import Say, ServerNow
@@ -46,11 +47,14 @@ class Steering:
         """Every slot on every balancer; raises as `look`."""
         return servers_of(self.look(patience))
 
-    def drain(self, slots: Sequence[str], deadline: float, say: Say) -> Mapping[str, int]:
+    def drain(
+        self, slots: Sequence[str], deadline: float, say: Say, *, cut_left: bool = True
+    ) -> Mapping[str, int]:
         """Empty the slots; by slot, how many jobs were ended at the deadline (seconds), or are left there.
 
-        What is left ends with the slot's container. HAProxy processes of before a reload that cannot be asked
-        what they hold are waited for until the deadline, and said.
+        What is left ends with the slot's container; without `cut_left` none is ended here. HAProxy processes
+        of before a reload that cannot be asked what they hold are waited for until the deadline, and said;
+        without `cut_left` BalancerError is raised then.
         """
         until = time.monotonic() + deadline
         cut = dict.fromkeys(slots, 0)
@@ -66,7 +70,7 @@ class Steering:
                     jobs = f"{state.jobs} {'job' if state.jobs == 1 else 'jobs'} in flight"
                     say(state.name, "drained" if state.state == "drained" else jobs)
 
-            wait = Wait(max(0.0, until - time.monotonic()), cut=True)
+            wait = Wait(max(0.0, until - time.monotonic()), cut=cut_left)
             done = drain(balancers, slots, wait, listen, force=True)
             if done.interrupted:
                 raise KeyboardInterrupt
@@ -84,6 +88,12 @@ class Steering:
                     told[name] = text
                     say(name, text)
             time.sleep(min(_MUTE_PAUSE, rest))
+        if mute and not cut_left:
+            name, count = next(iter(mute.items()))
+            raise BalancerError(
+                f"{name}: {_old(count)} cannot be asked what they hold after {deadline:g} s",
+                remedy="wait longer, or have the jobs ended that may be there",
+            )
         for name, count in mute.items():
             say(name, f"not waiting any more, after {deadline:g} s, for {_old(count)}: jobs there may be cut")
         return {name: jobs + left.get(name, 0) for name, jobs in cut.items()}
@@ -91,6 +101,10 @@ class Steering:
     def hold(self, slots: Sequence[str]) -> None:
         """No new jobs to the slots; nobody waits."""
         self._all(lambda balancers: balancers.drain(slots))
+
+    def ready(self, slots: Sequence[str]) -> None:
+        """New jobs to the slots again, with the weights they have."""
+        self._all(lambda balancers: balancers.ready(slots))
 
     def admit(self, weights: Mapping[str, int], endpoints: Mapping[str, tuple[str, int]]) -> None:
         """New jobs to the slots with these weights, at these addresses and ports, at once."""

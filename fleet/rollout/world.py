@@ -89,6 +89,10 @@ class World(Protocol):
         """No new jobs to the slots; does not wait."""
         ...
 
+    def bring(self, hosts: Sequence[str], say: Say) -> None:
+        """Have green's bytes on those hosts that get them from one another; touches no container."""
+        ...
+
     def pull(self, host: str, say: Say) -> None:
         """Have green's bytes on a host; touches no container."""
         ...

@@ -11,7 +11,7 @@ from fleet.balancer.stats import parse_balancer
 from fleet.docker.answers import Container
 from fleet.docker.probe import CONTAINERS_PROBE, ENGINE_PROBE, parse_containers, parse_engine
 from fleet.errors import FleetError, UnreachableError
-from fleet.gpu.probe import GPU_PROBE, driver_problem, parse_gpus
+from fleet.gpu.probe import GPU_PROBE, driver_problem, faulty_gpus, parse_gpus
 from fleet.gpu.slots import slots_of
 from fleet.model.facts import Answer, Facts
 from fleet.model.host import Host
@@ -133,6 +133,12 @@ def _host_problems(
         yield Problem(host.name, f"the NVIDIA driver does not answer: {reason}", remedy)
     elif not gpus:
         yield Problem(host.name, "the NVIDIA driver finds no GPU", _LOOK)
+    for fault in faulty_gpus(facts.get(GPU_PROBE.key, _ABSENT)):
+        yield Problem(host.name, fault, f"{_LOOK}; `fleet reboot {host.name} --force` may bring it back")
+    for gpu in gpus or ():
+        if gpu.mig:
+            what = f"GPU {gpu.index} ({gpu.name}) is cut into MIG instances and cannot be used whole"
+            yield Problem(host.name, what, f"`nvidia-smi -i {gpu.uuid} -mig 0` there")
     if containers is None:
         yield Problem(
             host.name, "the Docker Engine does not answer", f"`systemctl status docker`, or {_PROVISION}"

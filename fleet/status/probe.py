@@ -25,7 +25,7 @@ read -r uptime rest < /proc/uptime
 read -r load rest < /proc/loadavg
 read -r kernel < /proc/sys/kernel/osrelease
 reboot=
-[ -e /run/reboot-required ] && reboot=yes
+[ -e /run/reboot-required ] || [ -e /run/fleet/reboot-required ] && reboot=yes
 images=/var/lib/docker
 [ -d $images ] || images=/
 printf 'os=%s\\nuptime=%s\\nload=%s\\nkernel=%s\\n' "$PRETTY_NAME" "$uptime" "$load" "$kernel"

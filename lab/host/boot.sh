@@ -19,3 +19,5 @@ if [ -s /var/lib/fleet-lab/password ]; then
     chpasswd </var/lib/fleet-lab/password
     rm -f /var/lib/fleet-lab/password
 fi
+
+/usr/lib/fleet-lab/gpus.sh

@@ -16,7 +16,7 @@ rm -f /var/lib/dbus/machine-id
 
 install -m 0644 /usr/lib/fleet-lab/sshd.conf /etc/ssh/sshd_config.d/50-fleet-lab.conf
 install -m 0644 /usr/lib/fleet-lab/fleet-lab-host.service /etc/systemd/system/fleet-lab-host.service
-chmod 0755 /usr/lib/fleet-lab/boot.sh
+chmod 0755 /usr/lib/fleet-lab/boot.sh /usr/lib/fleet-lab/gpus.sh
 systemctl enable fleet-lab-host.service
 
 # The lab starts and stops hosts by the dozen; timers that fetch package lists would only race with it.

@@ -37,13 +37,71 @@ script() {
     chmod 0755 "tree/DEBIAN/$1"
 }
 
+# le VALUE BYTES: a number, its lowest byte first.
+le() {
+    value=$1 bytes=$2
+    while [ "$bytes" -gt 0 ]; do
+        printf "\\$(printf %03o $((value % 256)))"
+        value=$((value / 256)) bytes=$((bytes - 1))
+    done
+}
+
+# zeros BYTES
+zeros() {
+    head -c "$1" /dev/zero
+}
+
+# section NAME TYPE FLAGS OFFSET SIZE: an entry of an ELF file's table of sections.
+section() {
+    le "$1" 4; le "$2" 4; le "$3" 8; le 0 8; le "$4" 8; le "$5" 8; le 0 8; le 1 8; le 0 8
+}
+
+# module FILE VERSION: an ELF file with nothing but what modinfo reads; no kernel would load it.
+module() {
+    printf 'version=%s\000license=Dual MIT/GPL\000name=nvidia\000vermagic=fleet-lab\000' "$2" >info
+    printf '\000.modinfo\000.shstrtab\000' >names
+    zeros $(((8 - ($(stat -c %s info) + $(stat -c %s names)) % 8) % 8)) >padding
+    table=$((64 + $(stat -c %s info) + $(stat -c %s names) + $(stat -c %s padding)))
+    {
+        printf '\177ELF\002\001\001'; zeros 9
+        le 1 2; le 62 2; le 1 4; le 0 8; le 0 8; le "$table" 8; le 0 4
+        le 64 2; le 0 2; le 0 2; le 64 2; le 3 2; le 2 2
+        cat info names padding
+        zeros 64
+        section 1 1 2 64 "$(stat -c %s info)"
+        section 10 3 0 $((64 + $(stat -c %s info))) "$(stat -c %s names)"
+    } >"$1"
+    rm -f info names padding
+}
+
 for upstream in 570.195.03 580.82.07 580.95.05; do
     version=$upstream-1
     branch=${upstream%%.*}
 
     mkdir -p "tree/usr/src/nvidia-$upstream"
     printf 'PACKAGE_NAME="nvidia"\nPACKAGE_VERSION="%s"\n' "$upstream" >"tree/usr/src/nvidia-$upstream/dkms.conf"
-    package nvidia-kernel-open-dkms "$version" '' all 'open kernel modules'
+    module "tree/usr/src/nvidia-$upstream/nvidia.ko" "$upstream"
+    mkdir -p tree/usr/sbin
+    cp standins/dkms tree/usr/sbin/dkms
+    chmod 0755 tree/usr/sbin/dkms
+    # Builds the module, and loads it where no other is loaded: an upgrade takes a reboot to work.
+    script postinst <<'END'
+if [ "$1" = configure ]; then
+    dkms autoinstall -k "$(uname -r)"
+    [ -e /proc/driver/nvidia/version ] || [ ! -x /usr/lib/fleet-lab/gpus.sh ] || /usr/lib/fleet-lab/gpus.sh
+fi
+END
+    script postrm <<'END'
+if [ "$1" = remove ]; then
+    for module in /lib/modules/*/updates/dkms/nvidia.ko; do
+        [ -e "$module" ] || continue
+        kernel=${module#/lib/modules/}
+        rm -f "$module"
+        depmod "${kernel%%/*}" 2>/dev/null || true
+    done
+fi
+END
+    package nvidia-kernel-open-dkms "$version" kmod all 'open kernel modules'
 
     unit nvidia-persistenced.service
     script postinst <<'END'

@@ -1,7 +1,8 @@
-"""One lab for all lab tests: bare hosts, provisioned once by the first test that needs them."""
+"""One lab for all lab tests of a process: bare hosts, provisioned once by the first test that needs them."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -17,7 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 # Two balancers that share sessions, as different as fleet supports: HAProxy 3.0 and 2.6.
 SHAPE = ("--gpu-hosts", "2", "--gpus", "2", "--balancers", "2", "--debian-of", "lb-02=12")
 SOAK = bool(os.environ.get("FLEET_SOAK"))
-NAME = os.environ.get("FLEET_TEST_LAB", "soak" if SOAK else "test")
+# Each of several processes (pytest-xdist) has a lab of its own.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+NAME = "-".join(filter(None, (os.environ.get("FLEET_TEST_LAB", "soak" if SOAK else "test"), WORKER)))
 # Jobs of the soak are short, since there are thousands of them.
 PROVISION = ("-e", 'slot_env={"FLEET_LAB_JOB_SECONDS": "0.1"}') if SOAK else ()
 KEEP = bool(os.environ.get("FLEET_TEST_KEEP"))
@@ -99,12 +102,16 @@ def _url(balancer: dict[str, Any]) -> str:
 
 
 @pytest.fixture(scope="session")
-def bare_lab() -> Iterator[Lab]:
+def bare_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """The lab as it comes up; bare, unless an earlier test provisioned it."""
     existing = fleet("lab", "status", "--name", NAME, "--json")
     if not (KEEP and existing.code == 0):
         fleet("lab", "down", "--name", NAME)
-        up = fleet("lab", "up", "--name", NAME, *SHAPE, "--json", timeout=900)
+        # The first one makes the images, and the others find them.
+        base = tmp_path_factory.getbasetemp()
+        with ((base.parent if WORKER else base) / "lab-images.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            up = fleet("lab", "up", "--name", NAME, *SHAPE, "--json", timeout=900)
         assert up.code == 0, up.out + up.err
     status = fleet("lab", "status", "--name", NAME, "--json")
     assert status.code == 0, status.out + status.err

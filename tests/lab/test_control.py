@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from tests.lab.conftest import ROOT, Lab
+from tests.lab.helpers import wait_for
 
 pytestmark = pytest.mark.lab
 
@@ -36,7 +37,8 @@ def urls(lab: Lab) -> Iterator[dict[str, str]]:
         if host["kind"] == "balancer":
             found[name] = f"http://{host['service']}:{host['ports']['80']}"
     yield found
-    assert lab.fleet("ready", "all").code == 0
+    # A container that is busy with what was cut may miss a health check.
+    wait_for(lambda: lab.fleet("ready", "all").code == 0, 60, "not all slots take jobs again")
 
 
 class Job(threading.Thread):
@@ -102,6 +104,7 @@ def admin_states(lab: Lab, balancers: dict[str, str], slot: str) -> dict[str, st
     return found
 
 
+@pytest.mark.alone
 def test_a_drain_ends_within_a_second_of_its_last_job(lab, urls):
     """With idle pages open, jobs through every balancer, and one of them reloaded while it has some."""
     with pages(urls, PAGES):

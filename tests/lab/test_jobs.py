@@ -179,6 +179,7 @@ def test_a_drained_slot_gets_no_new_job_and_no_job_fails(lab, service_url):
         tell(lab, f"set server work/{slot} state ready")
 
 
+@pytest.mark.alone
 def test_reloads_lose_no_job_and_no_decision(lab, service_url):
     """Streams stay with the old process, requests go to the new one, and what was drained stays so."""
     drained = min(served(lab))

@@ -20,7 +20,7 @@ from tests.lab.jobs import Tally, in_thread, one
 from tests.lab.pages import Browser
 from tests.lab.seen import Seen
 
-pytestmark = [pytest.mark.lab, pytest.mark.soak]
+pytestmark = [pytest.mark.lab, pytest.mark.soak, pytest.mark.alone]
 
 JOB_SECONDS = 0.3
 SECONDS = 60 if SOAK else 8

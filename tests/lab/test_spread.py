@@ -29,7 +29,7 @@ from tests.lab.jobs import Tally, in_thread, spread, together
 from tests.lab.pages import Browser
 from tests.lab.seen import Seen
 
-pytestmark = [pytest.mark.lab, pytest.mark.soak]
+pytestmark = [pytest.mark.lab, pytest.mark.soak, pytest.mark.alone]
 
 WEIGHTS = {"gpu-01-0": 28, "gpu-01-1": 10, "gpu-02-0": 28, "gpu-02-1": 10}
 FAST, SLOW = 28, 10

@@ -69,6 +69,7 @@ def busy(lab: Lab) -> Clients:
     return Clients(urls, rate=0.7 * capacity(urls, len(slots(lab))), pages=16, tabs=TABS)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(4 * 3600 if SOAK else 1200)
 def test_nobody_notices_an_upgrade_and_the_way_back(lab: Lab, busy: Clients) -> None:
     settle(lab, "v1")

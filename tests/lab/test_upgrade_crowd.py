@@ -24,7 +24,7 @@ from tests.lab.upgrades import (
     upgrade,
 )
 
-pytestmark = [pytest.mark.lab, pytest.mark.soak]
+pytestmark = [pytest.mark.lab, pytest.mark.soak, pytest.mark.alone]
 
 PAGES = 200
 

@@ -245,7 +245,7 @@ def balancing(folder: Path, slots: Sequence[Slot], *, master: bool = True, **mor
         process = subprocess.Popen(words, stderr=log, stdout=log)
         balancer = Balancer(folder, config, port, process)
         try:
-            balancer.until(lambda: balancer.look() is not None)
+            balancer.until_up()
             yield balancer
         finally:
             process.kill()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -124,10 +125,7 @@ class Balancer:
         return subprocess.run(["sh", "-c", self.here(script)], input=stdin, capture_output=True, timeout=20)
 
     def ask(self, command: str) -> str:
-        socat = ["socat", "-", f"UNIX-CONNECT:{self.settings.socket}"]
-        return subprocess.run(
-            socat, input=f"{command}\n".encode(), capture_output=True, timeout=20
-        ).stdout.decode()
+        return ask(self.settings.socket, command)
 
     def look(self) -> BalancerState | None:
         done = self.sh(RUNTIME_PROBE.script)
@@ -152,7 +150,7 @@ class Balancer:
             self.until(another)
 
     def until(self, true: Callable[[], object], seconds: float = 8.0) -> None:
-        end = time.monotonic() + seconds
+        end, pause = time.monotonic() + seconds, 0.01
         while True:
             try:
                 if true():
@@ -160,7 +158,23 @@ class Balancer:
             except (AttributeError, IndexError):
                 pass
             assert time.monotonic() < end, (self.folder / "log").read_text()
-            time.sleep(0.02)
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.1)  # a look costs several processes
+
+    def until_up(self) -> None:
+        self.until(lambda: "Pid: " in self.ask("show info"))
+
+
+def ask(path: str, command: str) -> str:
+    """What HAProxy answers on its socket; nothing where it does not listen."""
+    with socket.socket(socket.AF_UNIX) as talk:
+        talk.settimeout(20)
+        try:
+            talk.connect(path)
+            talk.sendall(f"{command}\n".encode())
+            return b"".join(iter(lambda: talk.recv(65536), b"")).decode()
+        except OSError:
+            return ""
 
 
 @contextmanager
@@ -180,7 +194,7 @@ def running(folder: Path, slots: Sequence[Slot], **more: Any) -> Iterator[Balanc
         process = subprocess.Popen([haproxy(), "-W", "-f", folder / "haproxy.cfg"], stderr=log, stdout=log)
     balancer = Balancer(folder, config, port, process)
     try:
-        balancer.until(lambda: balancer.look() is not None)
+        balancer.until_up()
         yield balancer
     finally:
         process.terminate()

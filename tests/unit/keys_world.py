@@ -16,7 +16,7 @@ from fleet.errors import UnreachableError
 from fleet.model.host import Host
 from fleet.ssh.remote import Remote, Result
 from tests.local import LocalRemote
-from tests.unit.haproxy_world import free_port, haproxy
+from tests.unit.haproxy_world import ask, free_port, haproxy
 
 _CONFIG = """\
 global
@@ -78,13 +78,7 @@ class KeysHost:
             self.process = None
 
     def ask(self, command: str) -> str:
-        done = subprocess.run(
-            ["socat", "-", f"UNIX-CONNECT:{self.folder}/admin.sock"],
-            input=f"{command}\n".encode(),
-            capture_output=True,
-            timeout=20,
-        )
-        return done.stdout.decode()
+        return ask(f"{self.folder}/admin.sock", command)
 
     def here(self, script: str) -> str:
         """A script meant for a balancer, for this one's folder."""

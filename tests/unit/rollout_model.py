@@ -675,6 +675,9 @@ class Connection:
     def hold(self, slots: Sequence[str]) -> None:
         raise Violation("nobody needs this")
 
+    def bring(self, hosts: Sequence[str], say: Callable[[str, str], None]) -> None:
+        self._call(f"bring {' '.join(hosts)}")
+
     def pull(self, host: str, say: Callable[[str, str], None]) -> None:
         self._call(f"pull {host}")
         self._effect()

@@ -220,7 +220,7 @@ def test_provision_touches_no_host_while_another_command_has_the_lease(
     network: Network, more: tuple[str, ...]
 ) -> None:
     hold(network.root("lb-01"))
-    refused(fleet("provision", *more), "`fleet provision`", "fleet status")
+    refused(fleet("provision", "--skip-preflight", *more), "`fleet provision`", "fleet status")
     assert not network.touched()
     assert "gpu-01" not in network.tried
     assert all(host.closed for host in network.opened)
@@ -228,7 +228,7 @@ def test_provision_touches_no_host_while_another_command_has_the_lease(
 
 def test_a_check_is_never_refused_and_asks_nothing_more(network: Network) -> None:
     hold(network.root("lb-01"))
-    assert fleet("provision", "--check", "--limit", "gpu-01").exit_code == 0
+    assert fleet("provision", "--skip-preflight", "--check", "--limit", "gpu-01").exit_code == 0
     assert network.tried == ["gpu-01"]
     assert not network.touched()
 
@@ -241,7 +241,7 @@ def test_a_playbook_of_ones_own_is_not_held_up(network: Network) -> None:
 
 
 def test_provision_looks_over_the_connections_of_the_run(network: Network) -> None:
-    done = fleet("provision", "--json")
+    done = fleet("provision", "--skip-preflight", "--json")
     assert {host["status"] for host in json.loads(done.stdout)["hosts"].values()} == {"changed"}
     assert sorted(network.tried) == ["gpu-01", "lb-01", "lb-02"]
     assert network.touched()
@@ -250,7 +250,7 @@ def test_provision_looks_over_the_connections_of_the_run(network: Network) -> No
 
 def test_a_balancer_that_cannot_be_asked_refuses_nothing_and_is_not_named(network: Network) -> None:
     network.down = {"lb-01", "lb-02"}
-    done = fleet("provision", "--limit", "gpu-01")
+    done = fleet("provision", "--skip-preflight", "--limit", "gpu-01")
     assert done.exit_code == 0
     assert "lb-0" not in done.output
     assert network.touched()
@@ -259,13 +259,13 @@ def test_a_balancer_that_cannot_be_asked_refuses_nothing_and_is_not_named(networ
 def test_one_of_two_balancers_is_enough_to_refuse(network: Network) -> None:
     network.down = {"lb-02"}
     hold(network.root("lb-01"))
-    refused(fleet("provision", "--limit", "gpu-01"))
+    refused(fleet("provision", "--skip-preflight", "--limit", "gpu-01"))
     assert not network.touched()
 
 
 def test_what_cannot_be_reached_is_tried_once_and_is_the_runs_to_tell(network: Network) -> None:
     network.down = {"lb-02"}
-    done = fleet("provision", "--json")
+    done = fleet("provision", "--skip-preflight", "--json")
     assert done.exit_code == ExitCode.UNREACHABLE
     assert json.loads(done.stdout)["hosts"]["lb-02"]["status"] == "unreachable"
     assert network.tried.count("lb-02") == 1
@@ -274,11 +274,11 @@ def test_what_cannot_be_reached_is_tried_once_and_is_the_runs_to_tell(network: N
 def test_provision_names_a_rollout_that_nobody_goes_on_with(network: Network) -> None:
     for name in ("lb-01", "lb-02"):
         write(network.root(name), "pulled", "draining")
-    done = fleet("provision", "--limit", "gpu-01")
+    done = fleet("provision", "--skip-preflight", "--limit", "gpu-01")
     assert done.exit_code == 0
     assert done.stderr.count(RESUME) == 1
     assert network.touched()
-    assert "20261125-1" not in fleet("provision", "--limit", "gpu-01", "--json").output
+    assert "20261125-1" not in fleet("provision", "--skip-preflight", "--limit", "gpu-01", "--json").output
 
 
 def test_a_push_is_refused_before_any_gpu_host_is_asked(
@@ -297,12 +297,12 @@ def test_garbage_beside_a_lease_does_not_hide_it(network: Network) -> None:
     (root / "20261125-1").mkdir(parents=True)
     (root / "20261125-1" / "journal").write_bytes(b"\xff garbage without an end")
     hold(root)
-    refused(fleet("provision"))
+    refused(fleet("provision", "--skip-preflight"))
     (root / "lease").write_text("no lease\n")
-    assert fleet("provision", "--limit", "gpu-01").exit_code == 0
+    assert fleet("provision", "--skip-preflight", "--limit", "gpu-01").exit_code == 0
 
 
 def test_the_age_of_a_lease_is_by_the_balancers_clock(network: Network) -> None:
     hold(network.root("lb-01"))
     since = time.strftime("%Y-%m-%d ", time.gmtime())
-    refused(fleet("provision"), since)
+    refused(fleet("provision", "--skip-preflight"), since)

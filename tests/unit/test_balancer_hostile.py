@@ -21,6 +21,7 @@ from fleet.inventory import Inventory
 from fleet.model.facts import Facts
 from fleet.model.slot import Slot
 from fleet.modules._files import file_probe
+from tests.soaking import examples
 from tests.unit.haproxy_parser import Section, parse
 from tests.unit.haproxy_world import check
 from tests.unit.hostile_world import INJECTED, PLACES, World, hostile_values
@@ -139,7 +140,7 @@ hostile = st.one_of(
 )
 
 
-@settings(max_examples=20, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@settings(max_examples=examples(15, 200), phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(
     place=st.sampled_from(PLACES),
     value=hostile,

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tests import typed
+
 FLEET = str(Path(sys.executable).parent / "fleet")
 
 
 def fleet(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [FLEET, *args], cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60
-    )
+    done = typed.fleet(folder, *args)
     assert "Traceback" not in done.stderr
     return done
 
@@ -46,6 +46,15 @@ def test_help_and_version(tmp_path):
         assert f"  {command} " in done.stdout
     assert fleet(tmp_path, "--version").stdout.startswith("fleet ")
     assert "Did you mean 'provision'?" in fleet(tmp_path, "provison").stderr
+
+
+def test_a_process_of_its_own_says_and_ends_as_the_command_does_here(project):
+    for words in (("--version",), ("provision", "--limit", "g9", "--json")):
+        done = subprocess.run(
+            [FLEET, *words], cwd=project, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60
+        )
+        here = fleet(project, *words)
+        assert (done.returncode, done.stdout, done.stderr) == (here.returncode, here.stdout, here.stderr)
 
 
 def test_without_an_inventory(tmp_path):
@@ -124,3 +133,18 @@ def test_a_service_that_is_not_there_is_told_at_once(project):
     assert done.returncode == 1
     assert "refused" in done.stderr
     assert "try:" in done.stderr
+
+
+def test_doctor_tells_an_unreachable_host_with_exit_code_3_and_asks_before_it_mends(project):
+    done = fleet(project, "doctor")
+    assert done.returncode == 3
+    assert "connection/ssh" in done.stdout
+    assert "1 unreachable" in done.stdout
+    document = json.loads(fleet(project, "doctor", "--json").stdout)
+    assert document["unreachable"] == ["g1"]
+    assert document["problems"][0]["remedy"]
+    refused(fleet(project, "doctor", "--fix"), "nobody to ask", "--yes")
+    refused(fleet(project, "doctor", "--only", "helth"), "no check 'helth'", "did you mean health")
+    listed = fleet(project, "doctor", "--list")
+    assert listed.returncode == 0
+    assert "service/inside" in listed.stdout

@@ -154,10 +154,13 @@ def test_digests() -> None:
 
 # From here on with the Docker Engine of this machine, through a real sshd.
 
-needs_engine = pytest.mark.skipif(
-    not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True).returncode != 0,
-    reason="no Docker Engine answers here",
-)
+needs_engine = pytest.mark.usefixtures("engine")
+
+
+@pytest.fixture(scope="module")
+def engine() -> None:
+    if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True).returncode != 0:
+        pytest.skip("no Docker Engine answers here")
 
 
 @pytest.fixture(scope="module")

@@ -72,6 +72,10 @@ def test_the_digest_other_hosts_have_is_the_one_pulled() -> None:
     assert pulled(plan(facts(), fleet={"gpu-01": HELD, "gpu-02": NO_ENGINE})) == {"reference": NAME}
 
 
+def test_the_run_tells_it_what_other_hosts_have() -> None:
+    assert DockerImage.needs_fleet, "else `fleet` is empty, and each new host gets what the tag means by then"
+
+
 def test_a_digest_is_insisted_on() -> None:
     assert plan(HELD, digest=D1) == []
     assert pulled(plan(HELD, digest=D2)) == {"reference": NAME, "digest": D2}

@@ -15,7 +15,7 @@ from fleet.engine.run import RunOptions, prepare, run
 from fleet.errors import ExitCode, InputError, UnreachableError
 from fleet.inventory import load
 from fleet.model.facts import Probe
-from fleet.model.steps import Change, Run
+from fleet.model.steps import Change, Operation, Run
 from fleet.modules.base import Args
 from fleet.playbook.load import load_playbook
 from tests.local import LocalRemote, LocalRunner
@@ -77,7 +77,27 @@ class Buggy:
         raise KeyError("oops")
 
 
-MODULES = {"line": Line(), "fail": Fail(), "buggy": Buggy()}
+class AwayArgs(Args):
+    path: str
+
+
+class Away:
+    """What takes more than the host, with a way for it alone."""
+
+    name: ClassVar[str] = "away"
+    args: ClassVar[type[Args]] = AwayArgs
+
+    def probes(self, args: AwayArgs, ctx: Any) -> list[Probe]:
+        return [Probe(f"away:{args.path}", f"cat '{args.path}' 2>/dev/null")]
+
+    def plan(self, args: AwayArgs, facts: Any, ctx: Any) -> list[Change]:
+        if facts[f"away:{args.path}"].text:
+            return []
+        alone = Run(("sh", "-c", f"echo alone >'{args.path}'"))
+        return [Change("send for it", steps=(Operation("send", {"path": args.path}, otherwise=alone),))]
+
+
+MODULES = {"away": Away(), "line": Line(), "fail": Fail(), "buggy": Buggy()}
 
 
 class Fleet:
@@ -104,12 +124,12 @@ class Fleet:
         book.write_text(playbook)
         inventory = self.folder / "hosts.yml"
         inventory.write_text(f"all: {{children: {{gpu: {{hosts: {hosts}}}}}}}\n")
-        stop = options.pop("stop", None)
+        stop, operations = options.pop("stop", None), options.pop("operations", None)
         loaded = load(inventory)
         wish = RunOptions(**options)
         work = prepare(load_playbook(book, MODULES), loaded, wish)
         self.events.clear()
-        return run(work, loaded, self.open, self.events.append, wish, stop=stop)
+        return run(work, loaded, self.open, self.events.append, wish, stop=stop, operations=operations)
 
 
 @pytest.fixture
@@ -215,6 +235,17 @@ def test_handlers_run_once_at_the_end_even_after_a_later_failure(fleet):
     result = fleet.run(book)
     assert mark.read_text() == "done\n"
     assert [task.status for task in result.hosts["a"].tasks] == ["changed", "changed", "failed", "changed"]
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_what_a_run_cannot_send_for_is_done_on_the_host_alone(fleet, given):
+    def send(host: str, arguments: Any, *_: Any) -> None:
+        Path(arguments["path"]).write_text(f"sent to {host}")
+
+    play = f"- hosts: gpu\n  tasks:\n    - away: {{path: '{fleet.folder}/thing'}}\n"
+    result = fleet.run(play, hosts="{a: {}}", operations={"send": send} if given else None)
+    assert result.exit_code == ExitCode.DONE
+    assert (fleet.folder / "thing").read_text().strip() == ("sent to a" if given else "alone")
 
 
 def test_ignored_errors_let_the_play_go_on(fleet):

@@ -215,7 +215,7 @@ def test_a_new_container_shows_no_secrets_either():
 
 
 def test_a_setting_taken_back_is_a_difference():
-    old = replace(SPEC, tmpfs=("/tmp",))
+    old = replace(SPEC, shm_size=2**30)
     (change,) = plan(seen=facts(inspected(old, slot(0)), gpus=1))
     assert change.summary == "replace fleet-gpu-01-0: other settings"
     assert release_of(old, DIGEST) in change.diff
@@ -354,18 +354,30 @@ def test_a_kept_one_gives_up_its_name():
     )
 
 
-def test_renumbered_gpus_are_freed_before_they_are_used():
+def test_gpus_that_the_driver_numbers_in_another_order_keep_their_slots():
     swapped = (
         inspected(SPEC, replace(slot(0), uuid=world.uuid(1))),
         inspected(SPEC, replace(slot(1), uuid=world.uuid(0))),
     )
-    changes = plan(seen=facts(*swapped))
-    assert [step.operation for change in changes for step in change.steps[:2]] == [
-        *("stop", "remove"),
-        *("stop", "remove"),
-        *("create", "start"),
-        *("create", "start"),
-    ]
+    assert plan(seen=facts(*swapped)) == []
+
+
+def test_a_gpu_that_fell_off_takes_its_own_container_along_and_no_other():
+    moved = gpu_lines(*(f"{number}, {world.uuid(index)}" for number, index in enumerate((1, 2))))
+    (change,) = plan(seen=facts(*(inspected(SPEC, slot(index)) for index in range(3)), gpu=moved))
+    assert change.summary == "remove fleet-gpu-01-0: no GPU is slot gpu-01-0"
+
+
+def test_a_new_gpu_in_the_place_of_one_that_is_gone_gets_its_slot():
+    replaced = gpu_lines(f"0, {world.uuid(7)}", f"1, {world.uuid(1)}")
+    (change,) = plan(seen=facts(inspected(SPEC, slot(0)), inspected(SPEC, slot(1)), gpu=replaced))
+    assert change.summary.startswith("replace fleet-gpu-01-0")
+    assert f"gpu          {world.uuid(0)} -> {world.uuid(7)}" in change.diff
+
+
+def gpu_lines(*firsts):
+    rest = "Tesla T4, 15360, 3, 0, 38, 9.50, 580.95.05, 00000000:3B:00.0, [N/A]"
+    return Answer(0, "".join(f"{first}, {rest}\n" for first in firsts).encode())
 
 
 def test_moved_ports_are_freed_before_they_are_used():

@@ -164,7 +164,7 @@ def test_a_port_base_that_is_no_port_is_refused(value):
 
 
 def test_ports_must_not_run_out():
-    two = T4 + T4.replace("0, ", "1, ", 1)
+    two = T4 + T4.replace("0, GPU-3", "1, GPU-4", 1)
     with pytest.raises(InputError, match="65536"):
         slots_of(Host("a", {"slot_port_base": 65535}), Facts({"gpu": said(two)}))
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from fleet.inventory import load, variables
 from fleet.inventory.inventory import Inventory
+from tests.soaking import examples
 from tests.unit.ansible_oracle import Oracle
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "inventory"
@@ -122,7 +123,7 @@ def inventories(draw: Any) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:
     return tree, files
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(20, 60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     case=inventories(),
     picks=st.lists(st.sampled_from([*GROUPS, *HOSTS]), min_size=1, max_size=4),

@@ -26,6 +26,7 @@ from fleet.errors import InputError
 from fleet.keys import check_name, check_who
 from fleet.keys.words import fingerprint, new_secret
 from fleet.model.facts import Answer
+from tests.soaking import examples
 from tests.unit.keys_world import KeysHost
 
 DAYS = [f"2026-01-{day:02}T00:00:00Z" for day in range(1, 5)]
@@ -90,7 +91,7 @@ def change(balancer: KeysHost, wanted: KeySet) -> subprocess.CompletedProcess[by
 
 
 @given(sets, sets)
-@settings(max_examples=25)
+@settings(max_examples=examples(10, 25))
 def test_a_balancer_merges_as_we_do(off, one, two):
     off.file.write_text(one.text())
     done = change(off, two)

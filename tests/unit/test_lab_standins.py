@@ -38,6 +38,7 @@ class Machine:
             "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}",
             "FLEET_LAB_GPUS": str(self.description),
             "FLEET_LAB_DEVICES": str(self.root / "dev"),
+            "FLEET_LAB_DRIVER": str(self.root / "driver"),
         }
 
     def change(self, index: int, **values: object) -> None:

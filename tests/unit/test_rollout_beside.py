@@ -51,6 +51,9 @@ class Cards:
     def hold(self, slots: Sequence[str]) -> None:
         raise AssertionError("nobody holds here")
 
+    def bring(self, hosts: Sequence[str], say: Callable[[str, str], None]) -> None:
+        self.calls.append(f"bring {' '.join(hosts)}")
+
     def pull(self, host: str, say: Callable[[str, str], None]) -> None:
         self.calls.append(f"pull {host}")
 

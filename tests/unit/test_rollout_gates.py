@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from fleet.rollout.gates import Delta, changes, delta, judge, judge_golden, together
 from fleet.rollout.model import Gates
 from fleet.rollout.world import GateError, ServerNow
+from tests.soaking import examples
 
 NOW = ServerNow("lb-01", "gpu-01-0", 100, takes_jobs=True, up=True, held=False, process=7)
 GATES = Gates(errors=0.01, slower=2.0, requests=10)
@@ -78,7 +79,7 @@ def test_until_the_window_is_full_the_mean_is_the_plain_one(old, new):
     assert change.mean == pytest.approx(sum(new) / len(new) / 1000, abs=change.slack + 1e-6)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(15, 40))
 @given(
     old=st.lists(st.integers(0, 60_000), min_size=513, max_size=700),
     new=st.lists(st.integers(1_000, 3_000), min_size=1, max_size=60),

@@ -23,6 +23,7 @@ from fleet.rollout.model import (
     Wave,
 )
 from fleet.rollout.planner import plan
+from tests.soaking import examples
 
 OLD, NEW = "v1", "v2"
 NONE = Share(0, percent=True)
@@ -693,7 +694,7 @@ def outcome(fleet: Snapshot, options: Options) -> Plan | tuple[str, str]:
         return error.message, error.remedy
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(100, 400))
 @given(fleets(), any_options)
 def test_a_plan_is_refused_with_a_remedy_or_keeps_every_promise(fleet, options):
     made = outcome(fleet, options)

@@ -22,9 +22,9 @@ from hypothesis.stateful import (
 from fleet.errors import InputError
 from fleet.rollout.model import STEPS, Gates, Options, Share
 from fleet.rollout.world import LeaseError
+from tests.soaking import SOAK
 from tests.unit.rollout_model import Fault, Fleet, Killed
 
-SOAK = bool(os.environ.get("FLEET_SOAK"))
 LEAST = 10_000
 
 KINDS = ("serving",) * 8 + ("held", "maint", "empty", "stopped")
