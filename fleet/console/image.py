@@ -10,38 +10,39 @@ from typing import TYPE_CHECKING, Any
 
 from fleet.console.errors import error_json, error_lines
 from fleet.console.table import Cell, Column, show_table
+from fleet.docker.references import repository
 from fleet.errors import FleetError
+from fleet.gpu.sizes import size_text
 from fleet.images.listing import Listing, Row
 from fleet.images.plan import NAME, THERE, HostPlan, PullPlan
 from fleet.images.prune import Pruned
 from fleet.images.pull import Outcome
-from fleet.rollout.disk import size_text
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
 _LIST = (
-    Column("HOST"),
-    Column("TAG"),
-    Column("DIGEST", drop=3),
-    Column("ON DISK", right=True, drop=2),
-    Column("USED BY"),
-    Column("KEPT BY RELEASE", drop=1),
+    Column("host"),
+    Column("tag"),
+    Column("digest", drop=3),
+    Column("on disk", right=True, drop=2),
+    Column("used by"),
+    Column("kept by release", drop=1),
 )
 _PLAN = (
-    Column("HOST"),
-    Column("PLAN"),
-    Column("HAS LAYERS", right=True, drop=1),
-    Column("TO FETCH", right=True),
-    Column("NEEDS", right=True, drop=2),
-    Column("FREE", right=True, drop=2),
+    Column("host"),
+    Column("plan"),
+    Column("has layers", right=True, drop=1),
+    Column("to fetch", right=True),
+    Column("needs", right=True, drop=2),
+    Column("free", right=True, drop=2),
 )
 _PRUNE = (
-    Column("HOST"),
-    Column("IMAGE"),
-    Column("DIGEST", drop=1),
-    Column("ON DISK", right=True),
+    Column("host"),
+    Column("image"),
+    Column("digest", drop=1),
+    Column("on disk", right=True),
     Column(""),
 )
 
@@ -61,9 +62,9 @@ def show_listing(found: Listing) -> None:
         for row in found.rows
     ]
     if rows:
-        show_table(console, f"Images of {found.image}'s repository", _LIST, rows)
+        show_table(console, f"Images of {repository(found.image)}", _LIST, rows)
     else:
-        console.print(f"no host has an image of {found.image}'s repository\n")
+        console.print(f"no host has an image of {repository(found.image)}\n")
     for problem in found.problems:
         remedy = f"  ({problem.remedy})" if problem.remedy else ""
         console.print(f"{problem.place}: {problem.what}{remedy}", style="yellow", markup=False)

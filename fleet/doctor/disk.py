@@ -7,9 +7,8 @@ from fleet.docker.references import find_image, repository
 from fleet.doctor import registry
 from fleet.doctor.model import Check, Verdict, bad, skipped, well
 from fleet.doctor.patient import Patient
-from fleet.gpu.sizes import parse_size
+from fleet.gpu.sizes import parse_size, size_text
 from fleet.model.facts import Probe
-from fleet.rollout.disk import size_text
 
 DEFAULT_PACKED = 4 * 10**9
 """Bytes taken for an image whose size nobody tells: `image_size` in the inventory says better."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fleet.control.spans import in_words
 from fleet.doctor.model import BALANCER_GROUP, GPU_GROUP, Check, Trouble, Verdict, bad, judged, skipped, well
 from fleet.doctor.patient import Patient
 from fleet.errors import FleetError
@@ -94,15 +95,8 @@ def check_clock(patient: Patient) -> Verdict:
     return bad(
         "its clock is off",
         "run `timedatectl set-ntp true` on {host} (or install chrony there); then `timedatectl` shows it",
-        f"{span(abs(off))} {way} this machine's",
+        f"{in_words(abs(off))} {way} this machine's",
     )
-
-
-def span(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
 
 
 def check_reboot(patient: Patient) -> Verdict:

@@ -24,3 +24,8 @@ def parse_size(text: str) -> int:
 def show_mib(mib: int) -> str:
     """Mebibytes for people: "15.0 GiB", "512 MiB"."""
     return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib} MiB"
+
+
+def size_text(count: float) -> str:
+    """Bytes of disks and networks for people: "12.3 GB", "277 MB" (decimal, as registries count)."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

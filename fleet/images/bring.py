@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from fleet.docker.sites import seeds_of, site_of
 from fleet.engine.hostrun import Opener
+from fleet.gpu.sizes import size_text
 from fleet.images.plan import Planner, PullPlan, Target
 from fleet.images.pull import Outcome, Pull
 from fleet.images.wire import Wire
-from fleet.rollout.disk import size_text
 from fleet.rollout.targets import HostTarget
 
 Say = Callable[[str, str], None]

@@ -11,9 +11,9 @@ from fleet.docker.answers import Engine, Image
 from fleet.docker.probe import SOCKET
 from fleet.docker.references import repository
 from fleet.errors import TaskError
+from fleet.gpu.sizes import size_text
 from fleet.images.manifest import Blob, Manifest
 from fleet.model.facts import Answer, Probe
-from fleet.rollout.disk import size_text
 
 _CURL = f"curl -s -g --max-time 60 --unix-socket {SOCKET}"
 

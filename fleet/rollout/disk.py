@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fleet.docker.answers import Container, Image
 from fleet.docker.references import repository
 from fleet.errors import TaskError
+from fleet.gpu.sizes import size_text
 
 _SECONDS = 30.0
 _MORE = 11, 10
@@ -58,8 +59,3 @@ def check_room(host: str, folder: str, free: int, needed: int) -> None:
             f"{size_text(needed)} (an estimate: that one's size and a tenth more)",
             remedy=f"see `docker system df` on {host} and remove what is not needed, or set a lower `retain`",
         )
-
-
-def size_text(count: float) -> str:
-    """Bytes for people."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -23,12 +23,13 @@ from fleet.engine.look import look
 from fleet.engine.runner import HostRunner
 from fleet.errors import TaskError, UnreachableError
 from fleet.gpu.container import ContainerSpec, create_body, release_of
+from fleet.gpu.sizes import size_text
 from fleet.gpu.slots import ports_of, slots_of
 from fleet.model.facts import Facts, Probe
 from fleet.model.slot import Slot
 from fleet.model.steps import EngineCall, Step
 from fleet.rollout.confined import check_made, refuse_root
-from fleet.rollout.disk import check_disk, estimate, size_text
+from fleet.rollout.disk import check_disk, estimate
 from fleet.rollout.ports import other_port
 from fleet.rollout.pruning import unneeded
 from fleet.rollout.swap import beside_steps, excess, in_place, of_slot, place_steps

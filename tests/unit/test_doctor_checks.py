@@ -107,7 +107,7 @@ def test_an_architecture_without_packages():
 
 @pytest.mark.parametrize(
     ("now", "words"),
-    [(NOW - 4, None), (NOW + 5.5, None), (NOW - 61, "61 s behind"), (NOW + 7300 + 1, "2 h ahead of")],
+    [(NOW - 4, None), (NOW + 5.5, None), (NOW - 61, "61 s behind"), (NOW + 7300 + 1, "2 h 01 min ahead of")],
 )
 def test_a_clock_is_off_only_by_what_the_exchange_cannot_explain(now, words):
     changed = {SYSTEM_PROBE.key: text(f"now={now}\n")}

@@ -61,7 +61,7 @@ def test_the_list_says_who_needs_an_image_and_who_lacks_it(capsys):
     rows = (row("gpu-01", "v2", used=("gpu-01-0",), wanted=True), row("gpu-01", "v1", kept=("0123abcd",)))
     show_listing(Listing(f"{APP}:v2", rows, (Problem("gpu-02", f"it lacks {APP}:v2", "`fleet image pull`"),)))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split() == ["HOST", "TAG", "DIGEST", "ON", "DISK", "USED", "BY", "KEPT", "BY", "RELEASE"]
+    assert lines[1].split() == ["host", "tag", "digest", "on", "disk", "used", "by", "kept", "by", "release"]
     assert lines[2].split() == ["gpu-01", "v2", "111111111111", "30.0", "GB", "gpu-01-0", "-"]
     assert lines[3].split() == ["gpu-01", "v1", "111111111111", "30.0", "GB", "-", "0123abcd"]
     assert lines[5] == f"gpu-02: it lacks {APP}:v2  (`fleet image pull`)"
