@@ -4,7 +4,7 @@ On a lab of its own, upgrades with ramp and soak set to nothing, there and back,
 Times are those of the journal. The load is measured apart, as the floor: the same container started by hand
 on the same host, until its first right translation. The rehearsals are the model's own time, and are shown
 apart: `rehearsals: 0` in playbooks/upgrade.yml saves them. Prints a table; --json prints a document;
-with --strict it ends with 1 where the target (2 s a wave) is missed.
+with --strict it ends with 1 where any wave misses the target of 2 s.
 """
 
 from __future__ import annotations
@@ -85,16 +85,18 @@ def measure(turns: int, floor: str, rate: float, *, keep: bool) -> dict:
     finally:
         if not keep:
             fleet("lab", "down", "--name", LAB)
-    overhead = statistics.median(wave["overhead"] for wave in waves)
+    overheads = [wave["overhead"] for wave in waves]
     return {
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, load {os.getloadavg()[0]:.1f}",
         "users": said,
         "load_floor": load,
         "job": job,
         "waves": waves,
-        "overhead_median": overhead,
+        "overhead_median": statistics.median(overheads),
+        "overhead_most": max(overheads),
+        "rehearsals": REHEARSALS * job,
         "target": TARGET,
-        "met": overhead <= TARGET,
+        "met": max(overheads) <= TARGET,
     }
 
 
@@ -181,7 +183,11 @@ def table(document: dict) -> str:
         )
         lines.append("  ".join(cells))
     word = "met" if document["met"] else "missed"
-    lines.append(f"overhead a wave, median: {document['overhead_median']:.2f} s; target {TARGET:g} s: {word}")
+    median, most = document["overhead_median"], document["overhead_most"]
+    lines.append(
+        f"overhead a wave: median {median:.2f} s, most {most:.2f} s; target {TARGET:g} s: {word}; "
+        f"median with the rehearsals: {median + document['rehearsals']:.2f} s"
+    )
     lines.append("load_floor: the same container started by hand, until its first translation; median of 3")
     return "\n".join(lines)
 

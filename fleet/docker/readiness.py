@@ -30,6 +30,8 @@ LOG_LINES = 40
 _ENGINE_SECONDS = 10
 _PAGE_SECONDS = 5
 _PROBE_SECONDS = 30
+_TRIES = 10
+_TRY_SECONDS = 0.1
 _FILE_BLOCKS = 20480
 """The most that is taken of one answer, in blocks of 512 bytes: an endless one would fill /run."""
 
@@ -105,12 +107,18 @@ class Seen:
 
 
 def script(
-    target: Target, calls: Sequence[Call] = (), probes: Sequence[Probe] = (), *, log: bool = False
+    target: Target,
+    calls: Sequence[Call] = (),
+    probes: Sequence[Probe] = (),
+    *,
+    log: bool = False,
+    wait: bool = False,
 ) -> tuple[str, float]:
     """The script, and the seconds it may take.
 
-    `probes` are asked on the host in the same exchange; `log` asks for the container's last lines. After a
-    call without an answer in time the others are not made.
+    `probes` are asked on the host in the same exchange; `log` asks for the container's last lines. With
+    `wait` a port that nobody listens on is tried again, on the host, for about a second. After a call
+    without an answer in time the others are not made.
     """
     engine = f"http://d/containers/{quote(target.container, safe='')}"
     host = f"[{target.address}]" if ":" in target.address else target.address
@@ -118,6 +126,7 @@ def script(
         _FUNCTIONS,
         f"socket={shlex.quote(target.socket)}",
         f"base={shlex.quote(f'http://{host}:{target.port}')}",
+        f"tries={_TRIES if wait else 1}",
         f"page {PAGES[target.profile]}",
     ]
     ask = "post" if target.profile == "openai" else "call"
@@ -133,7 +142,9 @@ def script(
     if log:
         lines.append(f"engine log {shlex.quote(f'{engine}/logs?stdout=1&stderr=1&tail={LOG_LINES}')}")
     lines.append("echo 'fleet end 0'")
-    seconds = _PAGE_SECONDS + 2.0 * _ENGINE_SECONDS + (_PROBE_SECONDS if probes else 0)
+    seconds = (
+        _TRIES * _TRY_SECONDS + _PAGE_SECONDS + 2.0 * _ENGINE_SECONDS + (_PROBE_SECONDS if probes else 0)
+    )
     return "\n".join(lines) + "\n", seconds + sum(call.deadline + 1 for call in calls) + 10
 
 
@@ -183,6 +194,10 @@ engine() {{ get {_ENGINE_SECONDS} --unix-socket "$socket" "$2"; part "$1" "$rc $
 # Gradio 4 has no prefix; what is no plain path is none either.
 page() {{
   get {_PAGE_SECONDS} "$base$1"
+  # Refused, or cut by what forwards the port: nobody listens there yet.
+  while [ "$((tries -= 1))" -gt 0 ]; do
+    case $rc in 7|52|56) sleep {_TRY_SECONDS}; get {_PAGE_SECONDS} "$base$1" ;; *) break ;; esac
+  done
   prefix=$(grep -o '"api_prefix" *: *"[^"]*"' "$work/body" | head -n 1 | cut -d '"' -f 4)
   case $prefix in *[!A-Za-z0-9/._-]*) prefix= ;; esac
   part page "$rc $said"

@@ -22,7 +22,7 @@ from fleet.rollout.shape import Shape, shape_of
 from fleet.rollout.world import RungError, Say
 
 POLL = 0.25
-"""Seconds between two looks."""
+"""Seconds from one look to the next at least; one that waits on the host for the port takes longer itself."""
 
 _GPU = (GPU_PROBE, GPU_PROCESSES_PROBE)
 _AGAIN = 1.0
@@ -32,7 +32,9 @@ _MEMORY_TRIES = 5
 class Look(Protocol):
     """One exchange with the slot's host: the container, its port, and what else is asked for."""
 
-    def __call__(self, calls: Sequence[Call] = (), *, gpu: bool = False, log: bool = False) -> Seen:
+    def __call__(
+        self, calls: Sequence[Call] = (), *, gpu: bool = False, log: bool = False, wait: bool = False
+    ) -> Seen:
         """Ask once; see `fleet.docker.readiness`. Raises FleetError where the host cannot be asked."""
         ...
 
@@ -44,10 +46,12 @@ class Readiness:
         self._target = target
         self._run = run
 
-    def __call__(self, calls: Sequence[Call] = (), *, gpu: bool = False, log: bool = False) -> Seen:
+    def __call__(
+        self, calls: Sequence[Call] = (), *, gpu: bool = False, log: bool = False, wait: bool = False
+    ) -> Seen:
         """One exchange. Raises what `run` raises."""
         probes = _GPU if gpu else ()
-        text, seconds = readiness.script(self._target, calls, probes, log=log)
+        text, seconds = readiness.script(self._target, calls, probes, log=log, wait=wait)
         return readiness.parse(self._run(text, seconds), probes)
 
 
@@ -136,7 +140,8 @@ class _Ladder:
 
     def port(self) -> Seen:
         while True:
-            seen = self._running(self._look())
+            began = self._clock()
+            seen = self._running(self._look(wait=True))
             trouble = self._port_trouble(seen.page)
             if not trouble:
                 return seen
@@ -148,7 +153,7 @@ class _Ladder:
                     "see the container's log; a model that loads for longer needs a longer --ready-deadline",
                 )
             self._say(self._wanted.slot, f"loading for {self._passed():.0f} s")
-            self._sleep(POLL)
+            self._sleep(max(POLL - (self._clock() - began), 0.0))
 
     def shape(self, seen: Seen) -> None:
         if self._wanted.before is None or self._wanted.profile != "gradio":

@@ -74,7 +74,7 @@ class Host:
     calls: list[Call] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
-    def __call__(self, calls=(), *, gpu=False, log=False) -> Seen:
+    def __call__(self, calls=(), *, gpu=False, log=False, wait=False) -> Seen:
         self.asked.append("log" if log else "gpu" if gpu else "golden" if calls else "look")
         self.calls += calls
         replies = [self.replies.pop(0) if len(self.replies) > 1 else self.replies[0] for _ in calls]
@@ -178,7 +178,7 @@ def test_an_engine_that_is_silent_for_a_while_is_waited_for():
 def test_a_log_that_cannot_be_read_does_not_hide_why():
     host = Host(state=lambda now: replace(UP, status="exited"))
 
-    def look(calls=(), *, gpu=False, log=False):
+    def look(calls=(), *, gpu=False, log=False, wait=False):
         if log:
             raise UnreachableError("gpu-01: connection lost")
         return host()

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -189,8 +190,10 @@ def run(text: str, seconds: float) -> bytes:
     return done.stdout
 
 
-def ask(target: Target, *calls: Call, probes: tuple[Probe, ...] = (), log: bool = False) -> Seen:
-    text, seconds = script(target, calls, probes, log=log)
+def ask(
+    target: Target, *calls: Call, probes: tuple[Probe, ...] = (), log: bool = False, wait: bool = False
+) -> Seen:
+    text, seconds = script(target, calls, probes, log=log, wait=wait)
     seen = parse(run(text, seconds), probes)
     assert seen.whole
     return seen
@@ -241,6 +244,25 @@ def test_names_that_are_shell_or_paths_stay_names(engine):
     assert seen.replies[0].trouble.startswith("HTTP 404") or seen.replies[0].text
     assert [api for api, _ in service.jobs.values()] == ["$(id)/'x' ?#"]
     assert (other.engine, other.state) == (404, None)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_port_that_opens_a_moment_later_is_waited_for_in_the_same_exchange_if_wished(engine, wait):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Service().handler(), bind_and_activate=False)
+    server.server_bind()
+    where = target(server.server_address[1], engine())
+    with ThreadPoolExecutor(1) as pool:
+        # Bound and not listening, the port refuses whoever comes.
+        asked = pool.submit(ask, where, wait=wait)
+        if not wait:
+            asked.result()
+        else:
+            time.sleep(0.3)
+        server.server_activate()
+        with serving(server):
+            seen = asked.result()
+    assert (seen.page.status, seen.page.trouble == "") == ((200, True) if wait else (0, False))
+    assert seen.state == State(ID, "running")
 
 
 @pytest.mark.parametrize(
