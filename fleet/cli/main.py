@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import gc
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -115,7 +117,8 @@ app.add_typer(lab.app, name="lab", short_help="A real fleet on this machine, to 
 def main() -> None:
     """Entry point: an error is one message and an exit code; a traceback only with FLEET_DEBUG=1."""
     try:
-        app()
+        with _ending_as_by_ctrl_c():
+            app()
     except FleetError as error:
         _fail(error)
     except BrokenPipeError:
@@ -131,6 +134,19 @@ def main() -> None:
         # The interpreter's last walk over all objects frees what the process is about to give back anyway.
         gc.freeze()
         gc.disable()
+
+
+@contextmanager
+def _ending_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM and a lost terminal end a command as Ctrl-C does: it clears up what it has to."""
+    # Under nohup the end of the terminal is nobody's wish.
+    kinds = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {kind: signal.signal(kind, signal.default_int_handler) for kind in kinds}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 def _fail(error: FleetError) -> NoReturn:

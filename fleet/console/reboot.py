@@ -64,9 +64,14 @@ class RebootView:
     def _line(self, place: str, text: str, style: str = "") -> None:
         from rich.text import Text
 
-        if not self._silent:
-            parts = ((place, "bold"), ": ") if place else ()
-            self.console.print(Text.assemble(*parts, (text, style)), soft_wrap=not self.console.is_terminal)
+        parts = ((place, "bold"), ": ") if place else ()
+        try:
+            if not self._silent:
+                said = Text.assemble(*parts, (text, style))
+                self.console.print(said, soft_wrap=not self.console.is_terminal)
+        except (OSError, SystemExit):
+            # A lost terminal or reader (rich ends the process itself then) must not keep a host drained.
+            self._silent = True
 
 
 def _counted(result: Rebooted) -> str:

@@ -15,9 +15,9 @@ from fleet.balancer.software import require_haproxy
 from fleet.balancer.stats import Admin, BalancerState, ServerState, parse_balancer
 from fleet.balancer.workers import InFlight
 from fleet.control.line import Line, silent
+from fleet.engine.everyone import MAX_FORKS
 from fleet.engine.hostrun import LOOK_TIMEOUT, Opener, internal
 from fleet.engine.look import look
-from fleet.engine.run import MAX_FORKS
 from fleet.engine.runner import Runner
 from fleet.errors import FleetError, InputError, StepError, TaskError
 from fleet.inventory import Inventory

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from fleet.doctor import connection
 from fleet.doctor.model import Check, Finding, Fix, Mended, Report, Result, Verdict, bad
 from fleet.doctor.patient import Patient
+from fleet.engine.everyone import ask_all
 from fleet.engine.hostrun import LOOK_TIMEOUT, Opener, internal
 from fleet.engine.look import look
-from fleet.engine.run import MAX_FORKS
 from fleet.errors import FleetError, InputError, UnreachableError
 from fleet.model.facts import Facts, Probe
 from fleet.model.host import Host
@@ -50,9 +49,11 @@ def examine(
     Raises InputError where a variable of the inventory is wrong.
     """
     asked = {host.name: probes_of(host, checks) for host in hosts}
-    with ThreadPoolExecutor(max_workers=forks or max(1, min(len(hosts), MAX_FORKS))) as pool:
-        answers = pool.map(lambda host: _look(host.name, asked[host.name], opener, clock), hosts)
-        seen: dict[str, Seen] = dict(zip((host.name for host in hosts), answers, strict=True))
+
+    def one(name: str) -> Look:
+        return _look(name, asked[name], opener, clock)
+
+    seen = ask_all(asked, one, "looking at the host", at_once=forks)
     return report(hosts, checks, inventory, seen)
 
 
@@ -107,13 +108,19 @@ def mend(
     for each in findings:
         if each.trouble.fix is not None:
             by_host.setdefault(each.host, []).append(each)
-    concerned = [host for host in hosts if host.name in by_host]
-    with ThreadPoolExecutor(max_workers=forks or max(1, min(len(concerned), MAX_FORKS))) as pool:
-        done = [
-            mended
-            for row in pool.map(lambda h: _fix(h.name, by_host[h.name], opener), concerned)
-            for mended in row
-        ]
+    concerned = [host.name for host in hosts if host.name in by_host]
+    rows = ask_all(
+        concerned,
+        lambda name: list(_fixing(name, by_host[name], opener)),
+        "mending the host",
+        at_once=forks,
+        see_through=True,
+    )
+    done = [
+        mended
+        for name, row in rows.items()
+        for mended in (_unmended(name, by_host[name], row) if isinstance(row, FleetError) else row)
+    ]
     # Others see it, too, and not at once: balancers learn of an agent that is back when they ask it next.
     pause(SETTLE)
     answered = [host for host in hosts if host.name not in before.unreachable]
@@ -125,19 +132,14 @@ def mend(
     return replace(before, results=tuple(results), unreachable=unreachable, mended=tuple(done))
 
 
-def _look(name: str, probes: Sequence[Probe], opener: Opener, clock: Callable[[], float]) -> Seen:
+def _look(name: str, probes: Sequence[Probe], opener: Opener, clock: Callable[[], float]) -> Look:
+    remote, _ = opener(name)
     try:
-        remote, _ = opener(name)
-        try:
-            before = clock()
-            facts = look(remote, probes, timeout=LOOK_TIMEOUT)
-            return Look(facts, before, clock())
-        finally:
-            remote.close()
-    except FleetError as error:
-        return error
-    except Exception as bug:
-        return internal("looking at the host", bug)
+        before = clock()
+        facts = look(remote, probes, timeout=LOOK_TIMEOUT)
+        return Look(facts, before, clock())
+    finally:
+        remote.close()
 
 
 def _judge(check: Check, patient: Patient) -> Verdict:
@@ -151,18 +153,16 @@ def _judge(check: Check, patient: Patient) -> Verdict:
         return bad("the check itself failed", mistake.remedy, f"{mistake.message} {mistake.output}")
 
 
-def _fix(name: str, findings: Sequence[Finding], opener: Opener) -> list[Mended]:
-    return list(_fixing(name, findings, opener))
+def _unmended(name: str, findings: Sequence[Finding], error: FleetError) -> list[Mended]:
+    return [
+        Mended(name, each.check.id, each.trouble.fix.what, error.message)
+        for each in findings
+        if each.trouble.fix is not None
+    ]
 
 
 def _fixing(name: str, findings: Sequence[Finding], opener: Opener) -> Iterator[Mended]:
-    try:
-        remote, runner = opener(name)
-    except FleetError as error:
-        for each in findings:
-            assert each.trouble.fix is not None
-            yield Mended(name, each.check.id, each.trouble.fix.what, error.message)
-        return
+    remote, runner = opener(name)
     try:
         done: list[Fix] = []
         for each in findings:

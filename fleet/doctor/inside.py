@@ -44,12 +44,8 @@ ask() {{
   fi
   printf '@%s %s\\n%s\\n' "$1" "${{code:-none}}" "$said"
 }}
-rest=$({_CURL} -f "http://d/containers/json?filters={_FILTERS}") || exit $?
-while :; do
-  case $rest in *'"Id":"'*) ;; *) break ;; esac
-  rest=${{rest#*'"Id":"'}}
-  id=${{rest%%'"'*}}
-  case $id in ''|*[!0-9a-f]*) continue ;; esac
+list=$({_CURL} -f "http://d/containers/json?filters={_FILTERS}") || exit $?
+for id in $(printf '%s\n' "$list" | grep -o '"Id":"[0-9a-f]*"' | cut -d '"' -f 4); do
   ask "$id" &
 done
 wait

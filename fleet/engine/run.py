@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from fleet.engine.bind import BoundTask, bind_play
+from fleet.engine.everyone import MAX_FORKS
 from fleet.engine.hostrun import Gate, HostRun, Opener, Operate, Settings
 from fleet.engine.results import Listener, PlayStarted, RunResult, Stopping
 from fleet.errors import InputError
@@ -16,7 +17,6 @@ from fleet.inventory import Inventory, variables
 from fleet.model.facts import Facts
 from fleet.playbook.model import Play, Playbook
 
-MAX_FORKS = 64
 """Hosts worked on at once by default; more threads gain nothing on the controllers measured."""
 
 

@@ -27,5 +27,7 @@ def show_mib(mib: int) -> str:
 
 
 def size_text(count: float) -> str:
-    """Bytes of disks and networks for people: "12.3 GB", "277 MB" (decimal, as registries count)."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+    """Bytes of disks and networks for people: "12.3 GB", "277 MB", "7 kB" (decimal, as registries count)."""
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e6 or not count else f"{max(count / 1e3, 1):.0f} kB"

@@ -6,12 +6,15 @@ of a blob; each blob is checked against its digest before it counts.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fleet.docker.failures import engine_error
-from fleet.errors import StepError
+from fleet.errors import FleetError, StepError
 from fleet.images.ask import TRUST, config_of
 from fleet.images.manifest import Blob
 from fleet.images.source import Source
@@ -19,7 +22,9 @@ from fleet.model.secret import Secret
 from fleet.ssh.remote import Remote
 
 SLICE = 10.0
-"""Seconds of one exchange: so often there is progress to show, and so little is lost to a connection."""
+"""Seconds of one exchange: so little is lost to a connection."""
+LOOK = 1.0
+"""Seconds between two looks at how far an exchange is, which are exchanges of their own."""
 AT_ONCE = 3
 """Blobs fetched side by side, as the engine does; one where there is a limit, which is curl's for each."""
 _PATIENCE = 12
@@ -142,7 +147,8 @@ class Fetch:
         """
         best, idle, mistaken = -1, 0, 0
         while True:
-            found = self._slice(remote)
+            with self._watched(remote, progress):
+                found = self._slice(remote)
             got = sum(found.have.values())
             progress(got)
             if len(found.whole) == len({blob.hex for blob in self._blobs}):
@@ -157,6 +163,26 @@ class Fetch:
                 raise self._failed(remote.name, found.errors)
             if idle:
                 self._pause(_PAUSE)
+
+    @contextmanager
+    def _watched(self, remote: Remote, progress: Callable[[int], None]) -> Iterator[None]:
+        """Meanwhile tell how much is there; what goes wrong, the exchange that is watched tells."""
+        over = threading.Event()
+        sizes = {blob.hex: blob.size for blob in self._blobs}
+
+        def watch() -> None:
+            with contextlib.suppress(FleetError):
+                while not over.wait(LOOK):
+                    there = stored(remote, self._store)
+                    if not over.is_set():
+                        progress(sum(min(size, there.get(hex_, 0)) for hex_, size in sizes.items()))
+
+        threading.Thread(target=watch, daemon=True).start()
+        try:
+            yield
+        finally:
+            # Not waited for: on a lost connection its look would last.
+            over.set()
 
     def _slice(self, remote: Remote) -> Slice:
         if time.monotonic() - self._asked > 60:

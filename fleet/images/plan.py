@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -14,8 +13,7 @@ from fleet.docker.pulling import RegistryLogin
 from fleet.docker.references import familiar, find_digest, tag
 from fleet.docker.shared import Shared
 from fleet.docker.sites import seeds_of, site_of
-from fleet.engine.hostrun import internal
-from fleet.engine.run import MAX_FORKS
+from fleet.engine.everyone import MAX_FORKS, ask_all, parted
 from fleet.engine.runner import HostRunner
 from fleet.errors import FleetError, TaskError
 from fleet.images.ask import HostRegistry
@@ -247,21 +245,8 @@ class Planner:
     def _each(self, names: Sequence[str] | Mapping[str, object], work: Callable[[str], T]) -> dict[str, T]:
         """Every host's answer, side by side; one that fails has its error in `_failed`."""
 
-        def one(name: str) -> T | FleetError:
-            try:
-                return work(name)
-            except FleetError as error:
-                return error
-            except Exception as error:
-                return internal(f"asking {name}", error)
-
-        found: dict[str, T] = {}
-        with ThreadPoolExecutor(max_workers=self._forks) as pool:
-            for name, answer in zip(names, pool.map(one, names), strict=True):
-                if isinstance(answer, FleetError):
-                    self._failed[name] = answer
-                else:
-                    found[name] = answer
+        found, failed = parted(ask_all(names, work, "planning the pull", at_once=self._forks))
+        self._failed.update(failed)
         return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from fleet.docker.answers import Image
@@ -16,9 +15,9 @@ from fleet.docker.probe import (
     parse_images,
 )
 from fleet.docker.references import familiar, repository
-from fleet.engine.hostrun import LOOK_TIMEOUT, internal
+from fleet.engine.everyone import ask_all, parted
+from fleet.engine.hostrun import LOOK_TIMEOUT
 from fleet.engine.look import look
-from fleet.engine.run import MAX_FORKS
 from fleet.engine.runner import HostRunner
 from fleet.errors import FleetError, TaskError
 from fleet.images.listing import Row, host_rows
@@ -89,23 +88,10 @@ def prune(
     Each host's part by its name, and the errors of those that failed.
     """
 
-    def one(name: str) -> Pruned | FleetError:
-        try:
-            return wires[name].do(lambda remote, runner: _host(remote, runner, image, keep, check))
-        except FleetError as error:
-            return error
-        except Exception as error:
-            return internal(f"pruning {name}", error)
+    def one(name: str) -> Pruned:
+        return wires[name].do(lambda remote, runner: _host(remote, runner, image, keep, check))
 
-    done: dict[str, Pruned] = {}
-    failed: dict[str, FleetError] = {}
-    with ThreadPoolExecutor(max_workers=forks or max(1, min(len(names), MAX_FORKS))) as pool:
-        for name, outcome in zip(names, pool.map(one, names), strict=True):
-            if isinstance(outcome, FleetError):
-                failed[name] = outcome
-            else:
-                done[name] = outcome
-    return done, failed
+    return parted(ask_all(names, one, "pruning its images", at_once=forks))
 
 
 def _host(remote: Remote, runner: HostRunner, image: str, keep: int, check: bool) -> Pruned:

@@ -12,9 +12,9 @@ from functools import partial
 from fleet.docker.probe import IMAGES_PROBE, parse_images
 from fleet.docker.references import find_digest, repository, source_of, tag
 from fleet.docker.sites import seed_port
+from fleet.engine.everyone import MAX_FORKS
 from fleet.engine.hostrun import LOOK_TIMEOUT, internal
 from fleet.engine.look import look
-from fleet.engine.run import MAX_FORKS
 from fleet.engine.runner import HostRunner
 from fleet.errors import FleetError, TaskError, UnreachableError
 from fleet.images import load, seed
@@ -94,8 +94,7 @@ class Pull:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             for name in list(self._seeds):
-                with contextlib.suppress(Exception):
-                    self._wires[name].do(partial(self._end_seed, name, whole))
+                self._end_or_say(name, whole)
         return Outcome(self._states, self._errors)
 
     def forget(self, remote: Remote) -> None:
@@ -241,6 +240,16 @@ class Pull:
                 remedy="mend that host, or have every host ask the registry: --no-seed",
             )
             self._listen(own, "failed", 0, 0)
+
+    def _end_or_say(self, name: str, whole: bool) -> None:
+        """A seed that cannot be ended fails nothing: the others have their bytes, and it ends by itself."""
+        try:
+            self._wires[name].do(partial(self._end_seed, name, whole))
+        except Exception as error:
+            known = error if isinstance(error, FleetError) else internal(f"ending the seed {name}", error)
+            with contextlib.suppress(Interrupted):
+                hours = seed.LONGEST // 3600
+                self._listen(name, f"hands the image out for up to {hours} h more: {known.message}", 0, 0)
 
     def _end_seed(self, name: str, whole: bool, remote: Remote, _: HostRunner) -> None:
         """It serves no more. What it fetched is removed once nobody lacks it; else the next pull goes on."""

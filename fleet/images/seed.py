@@ -25,7 +25,7 @@ UNIT = "fleet-image-seed"
 _FOLDER = f"/run/{UNIT}"
 _USER = "fleet"
 _NAME = "fleet/image"
-_LONGEST = 12 * 3600
+LONGEST = 12 * 3600
 """Seconds after which a seed ends by itself."""
 
 _START = f"""\
@@ -42,7 +42,7 @@ for hex; do
   mkdir -p "$folder" "$links/$hex" && ln "blobs/sha256/$hex" "$folder/data" || exit 92
   printf 'sha256:%s' "$hex" >"$links/$hex/link"
 done
-systemd-run --quiet --collect --unit={UNIT} -p RuntimeMaxSec={_LONGEST} -p NoNewPrivileges=yes \\
+systemd-run --quiet --collect --unit={UNIT} -p RuntimeMaxSec={LONGEST} -p NoNewPrivileges=yes \\
   -p ExecStopPost='/bin/rm -rf {_FOLDER}' \\
   "$(command -v docker-registry)" serve {_FOLDER}/config.yml || exit $?
 own() {{

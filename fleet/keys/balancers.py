@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
 
 from fleet.balancer.keys import KEYS_PROBE, KeySet, KeysFound, merge, parse_keys, sync
 from fleet.balancer.software import require_haproxy
-from fleet.engine.hostrun import LOOK_TIMEOUT, Opener, internal
+from fleet.engine.everyone import ask_all
+from fleet.engine.hostrun import LOOK_TIMEOUT, Opener
 from fleet.engine.look import look
 from fleet.errors import FleetError, InputError, StepError, TaskError
 from fleet.inventory import Inventory
 from fleet.model.facts import Answer
 from fleet.model.host import Host
 from fleet.ssh.remote import Remote
-
-_AT_ONCE = 32
 
 Seen = KeysFound | FleetError
 _Result = TypeVar("_Result")
@@ -78,17 +76,7 @@ class Balancers:
         return _understood(name, Answer(result.rc, result.out))
 
     def _each(self, names: Iterable[str], work: Callable[[str], _Result]) -> dict[str, _Result | FleetError]:
-        def one(name: str) -> _Result | FleetError:
-            try:
-                return work(name)
-            except FleetError as error:
-                return error
-            except Exception as error:
-                return internal("working on the keys", error)
-
-        names = list(names)
-        with ThreadPoolExecutor(max_workers=max(1, min(len(names), _AT_ONCE))) as pool:
-            return dict(zip(names, pool.map(one, names), strict=True))
+        return ask_all(names, work, "working on the keys", see_through=True)
 
 
 def all_keys(seen: Mapping[str, Seen]) -> KeySet:

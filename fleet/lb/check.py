@@ -7,12 +7,11 @@ import re
 import secrets
 import tarfile
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from fleet.balancer.features import newer_words, spelled
+from fleet.engine.everyone import ask_all
 from fleet.engine.hostrun import Opener
-from fleet.engine.run import MAX_FORKS
 from fleet.errors import FleetError, Place, TaskError
 from fleet.lb import ask_haproxy, ask_nginx
 from fleet.lb.survey import Planned, Survey
@@ -30,17 +29,18 @@ def verdicts(seen: Survey, opener: Opener, *, forks: int = 0) -> tuple[Verdict, 
     def one(planned: Planned) -> Verdict:
         if planned.error is not None:
             return _unasked(planned, planned.error)
+        remote, _ = opener(planned.host)
         try:
-            remote, _ = opener(planned.host)
-            try:
-                return check(planned, remote)
-            finally:
-                remote.close()
-        except FleetError as error:
-            return _unasked(planned, error)
+            return check(planned, remote)
+        finally:
+            remote.close()
 
-    with ThreadPoolExecutor(max_workers=forks or max(1, min(len(seen.balancers), MAX_FORKS))) as pool:
-        return tuple(pool.map(one, seen.balancers))
+    by_name = {planned.host: planned for planned in seen.balancers}
+    asked = ask_all(by_name, lambda name: one(by_name[name]), "checking the configuration", at_once=forks)
+    return tuple(
+        _unasked(by_name[name], verdict) if isinstance(verdict, FleetError) else verdict
+        for name, verdict in asked.items()
+    )
 
 
 def check(planned: Planned, remote: Remote) -> Verdict:

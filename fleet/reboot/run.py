@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from fleet.engine.everyone import ask_all
 from fleet.engine.hostrun import Opener
-from fleet.engine.run import MAX_FORKS
 from fleet.errors import FleetError, InputError
 from fleet.inventory import Inventory
 from fleet.modules.reboot import what_is_due
 from fleet.reboot.batch import Work, reboot_batch, still_drained, work_of
-from fleet.reboot.host import HostSeen, HostSide
+from fleet.reboot.host import HostSide
 from fleet.reboot.model import HostOutcome, Rebooted, Say, Wish
 from fleet.reboot.room import Room
 from fleet.reboot.service import Service
@@ -83,22 +82,14 @@ def _looked(sides: dict[str, HostSide], wish: Wish) -> tuple[list[Work], dict[st
     """The hosts with something to do, and the outcomes of the others."""
     works: list[Work] = []
     done: dict[str, HostOutcome] = {}
-    with ThreadPoolExecutor(max_workers=max(1, min(len(sides), MAX_FORKS))) as pool:
-        for side, seen in zip(sides.values(), pool.map(_look, sides.values()), strict=True):
-            if isinstance(seen, FleetError):
-                done[side.name] = HostOutcome(side.name, "not reached", error=seen)
-            elif reason := what_is_due(seen.reboot, force=wish.force):
-                works.append(work_of(side, seen, reason))
-            else:
-                done[side.name] = HostOutcome(side.name, "not needed")
+    for name, seen in ask_all(sides, lambda name: sides[name].look(), "looking at the host").items():
+        if isinstance(seen, FleetError):
+            done[name] = HostOutcome(name, "not reached", error=seen)
+        elif reason := what_is_due(seen.reboot, force=wish.force):
+            works.append(work_of(sides[name], seen, reason))
+        else:
+            done[name] = HostOutcome(name, "not needed")
     return works, done
-
-
-def _look(side: HostSide) -> HostSeen | FleetError:
-    try:
-        return side.look()
-    except FleetError as error:
-        return error
 
 
 def _refuse_balancers(names: Sequence[str], inventory: Inventory) -> None:

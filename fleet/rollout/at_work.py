@@ -14,9 +14,9 @@ from fleet.balancer.at_work import ROLLOUT_PROBE, AtWork, parse_at_work
 from fleet.balancer.rollouts import Claim
 from fleet.balancer.software import software
 from fleet.control.balancers import GROUP
+from fleet.engine.everyone import MAX_FORKS
 from fleet.engine.hostrun import LOOK_TIMEOUT, Opener
 from fleet.engine.look import look
-from fleet.engine.run import MAX_FORKS
 from fleet.engine.runner import Runner
 from fleet.errors import FleetError
 from fleet.inventory import Inventory

@@ -11,7 +11,6 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,8 +19,9 @@ from fleet.balancer.software import require_haproxy
 from fleet.control.targets import host_of, select_slots
 from fleet.docker.readiness import Profile
 from fleet.docker.references import repository
+from fleet.engine.everyone import ask_all, parted
 from fleet.engine.hostrun import Opener
-from fleet.engine.run import MAX_FORKS, RunOptions
+from fleet.engine.run import RunOptions
 from fleet.errors import FleetError, InputError, TaskError
 from fleet.inventory import Inventory
 from fleet.playbook.model import Playbook
@@ -124,13 +124,10 @@ class Operation:
         self._hosts: Mapping[str, GpuHost] = {}
 
     def __enter__(self) -> Operation:
-        with ThreadPoolExecutor(max_workers=min(len(self._names), MAX_FORKS)) as pool:
-            opened = {name: pool.submit(self._open_one, name) for name in self._names}
-        errors = [error for future in opened.values() if (error := future.exception()) is not None]
-        self._remotes = {name: each.result() for name, each in opened.items() if each.exception() is None}
-        if errors and not (self._reading and self._remotes):
+        self._remotes, failed = parted(ask_all(self._names, self._open_one, "connecting to the balancer"))
+        if failed and not (self._reading and self._remotes):
             self.__exit__()
-            raise errors[0]
+            raise next(iter(failed.values()))
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from fleet.balancer.stats import Admin, BalancerState, ServerState
@@ -11,7 +10,7 @@ from fleet.docker.answers import Container
 from fleet.docker.probe import CONTAINERS_PROBE, IMAGES_PROBE, parse_containers, parse_images
 from fleet.docker.profile import profile_of
 from fleet.docker.readiness import Profile
-from fleet.engine.run import MAX_FORKS
+from fleet.engine.everyone import ask_all
 from fleet.errors import FleetError, TaskError
 from fleet.gpu.container import release_of
 from fleet.gpu.probe import (
@@ -47,11 +46,7 @@ def observe(
     wanted: Callable[[str], bool] = lambda slot: True,
 ) -> Seen:
     """Look at all hosts at once. `wanted` chooses among slots by name; the others are left out."""
-    names = list(hosts)
-    looked: dict[str, Facts | FleetError] = {}
-    with ThreadPoolExecutor(max_workers=max(1, min(len(names), MAX_FORKS))) as pool:
-        for name, answer in zip(names, pool.map(lambda name: _look(hosts[name]), names), strict=True):
-            looked[name] = answer
+    looked = ask_all(hosts, lambda name: hosts[name].look(), "looking at the host")
     slots: list[SlotNow] = []
     known: dict[str, Slot] = {}
     troubles: dict[str, str] = {}
@@ -75,13 +70,6 @@ def observe(
     ]
     snapshot = Snapshot(image, digest, tuple(slots), tuple(to_pull), troubles)
     return Seen(snapshot, known, profiles[0] if profiles else "gradio")
-
-
-def _look(host: GpuHost) -> Facts | FleetError:
-    try:
-        return host.look()
-    except FleetError as error:
-        return error
 
 
 def _slots(

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fleet.engine.everyone import ask_all
 from fleet.errors import FleetError
 from fleet.model.host import Host
 from fleet.ssh import SshSettings
 from fleet.ssh.trust import ScannedKey, known_hosts_file, pin, scan
-
-_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -48,14 +46,14 @@ class Scan:
 def scan_hosts(hosts: Sequence[Host], settings: SshSettings) -> list[Scan]:
     """Look at every host's keys, many at once."""
 
-    def one(host: Host) -> Scan:
-        try:
-            return Scan(host, scan(host, settings.connect_timeout, settings))
-        except FleetError as error:
-            return Scan(host, error=error)
-
-    with ThreadPoolExecutor(max_workers=max(1, min(len(hosts), _AT_ONCE))) as pool:
-        return list(pool.map(one, hosts))
+    by_name = {host.name: host for host in hosts}
+    scanned = ask_all(
+        by_name, lambda name: scan(by_name[name], settings.connect_timeout, settings), "looking at its keys"
+    )
+    return [
+        Scan(by_name[name], error=keys) if isinstance(keys, FleetError) else Scan(by_name[name], keys)
+        for name, keys in scanned.items()
+    ]
 
 
 def pin_keys(scans: Sequence[Scan], settings: SshSettings, *, replace: bool) -> list[Path]:

@@ -155,6 +155,19 @@ def test_a_second_run_changes_nothing(closed: Closed) -> None:
     assert closed.changes() == 0
 
 
+@pytest.mark.parametrize("word", ["start", "reload", "restart"])
+def test_the_hosts_own_nftables_flushes_everything_and_the_slots_are_closed_still(
+    closed: Closed, word: str
+) -> None:
+    lab = closed.lab
+    lab.sh(HOST, "grep -q '^flush ruleset' /etc/nftables.conf && nft add table inet own")
+    lab.sh(HOST, f"systemctl {word} nftables")
+    assert lab.sh(HOST, "nft list tables").split("\n").count("table inet own") == 0
+    assert not reaches(lab, OUTSIDE, SLOT)
+    assert not reaches(lab, OUTSIDE, SECOND)
+    assert all(reaches(lab, balancer, SECOND) for balancer in lab.balancers)
+
+
 def test_no_port_of_the_engine_is_open_and_one_from_a_drop_in_is_seen(closed: Closed) -> None:
     lab = closed.lab
 

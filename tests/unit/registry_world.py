@@ -7,6 +7,7 @@ import hashlib
 import json
 import ssl
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 OCI = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 NAME = "team/app"
+_PIECE = 64 * 1024
 
 
 def digest(body: bytes) -> str:
@@ -25,7 +27,8 @@ def digest(body: bytes) -> str:
 class Registry:
     """The registry's content and its whims.
 
-    `auth` is none, basic or bearer. `cut` ends each answer after so many bytes; `sent` are the bytes of each
+    `auth` is none, basic or bearer. `cut` ends each answer after so many bytes, `pause` (seconds) follows each
+    piece; `sent` are the bytes of each
     blob that went out; `lies` are blobs whose bytes are not those of their digest.
     """
 
@@ -34,6 +37,7 @@ class Registry:
         self.manifests: dict[str, tuple[str, bytes]] = {}
         self.auth = "none"
         self.cut = 0
+        self.pause = 0.0
         self.lies: set[str] = set()
         self.sent: Counter[str] = Counter()
         self.asked: list[str] = []
@@ -144,7 +148,9 @@ def serving(registry: Registry, tls: tuple[str, str] | None = None) -> Iterator[
             self.end_headers()
             part = rest[: registry.cut] if registry.cut else rest
             registry.sent[what] += len(part)
-            self.wfile.write(part)
+            for at in range(0, len(part), _PIECE):
+                self.wfile.write(part[at : at + _PIECE])
+                time.sleep(registry.pause)
             self.close_connection = len(part) < len(rest)
             return None
 

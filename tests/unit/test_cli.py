@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +57,43 @@ def test_a_process_of_its_own_says_and_ends_as_the_command_does_here(project):
         )
         here = fleet(project, *words)
         assert (done.returncode, done.stdout, done.stderr) == (here.returncode, here.stdout, here.stderr)
+
+
+@pytest.mark.parametrize("word", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda word: word.name)
+def test_a_signal_ends_a_command_as_ctrl_c_does(project, word):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        inventory = project / "inventories" / "one.yml"
+        inventory.write_text(inventory.read_text().replace("9}", f"{silent.getsockname()[1]}}}"))
+        command = subprocess.Popen(
+            [FLEET, "status", "--connect-timeout", "60"],
+            cwd=project,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: [signal.signal(each, signal.SIG_DFL) for each in (word, signal.SIGHUP)],
+        )
+        with command, silent.accept()[0]:
+            command.send_signal(word)
+            _, err = command.communicate(timeout=60)
+    assert (command.returncode, err.splitlines()[-1][:11]) == (130, "interrupted"), err
+
+
+def test_under_nohup_the_end_of_the_terminal_ends_nothing(project):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        inventory = project / "inventories" / "one.yml"
+        inventory.write_text(inventory.read_text().replace("9}", f"{silent.getsockname()[1]}}}"))
+        command = subprocess.Popen(
+            ["nohup", FLEET, "status", "--connect-timeout", "60"],
+            cwd=project,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with command:
+            with silent.accept()[0]:
+                command.send_signal(signal.SIGHUP)
+            out, err = command.communicate(timeout=60)
+    assert command.returncode == 3, out + err
 
 
 def test_without_an_inventory(tmp_path):

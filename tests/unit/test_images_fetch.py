@@ -187,6 +187,14 @@ def test_a_limit_is_one_stream_that_curl_slows_down(registry, tmp_path, monkeypa
     assert [argv[8:10] for argv in seen] == [("500000", "1")]
 
 
+def test_how_much_is_there_is_told_meanwhile(registry, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "LOOK", 0.03)
+    registry.add([b"1" * 500_000])
+    registry.pause = 0.1
+    seen = brought(registry, tmp_path)
+    assert len({count for count in seen if 1000 < count < seen[-1]}) > 1, seen
+
+
 def test_neither_login_nor_token_is_ever_on_a_command_line(registry, tmp_path):
     registry.auth = "basic"
     registry.add(LAYERS)

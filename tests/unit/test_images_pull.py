@@ -272,3 +272,17 @@ def test_a_seed_keeps_what_a_host_that_failed_still_lacks(registry, tmp_path, lo
     fleet.engines["a"].lost = 99
     assert fleet.pull(plan).states == {"a": "failed", "b": "pulled", "c": "pulled"}
     assert list(fleet.engines["b"].root.rglob(digest(LAYERS[0])[7:]))
+
+
+def test_a_seed_that_cannot_be_ended_is_told_and_fails_nothing(registry, tmp_path, loads, monkeypatch):
+    registry.add(LAYERS)
+    fleet = Fleet(tmp_path, registry, **SITE)
+    plan = fleet.plan()
+    serve_from(monkeypatch, registry)
+
+    def stop(remote, store):
+        raise UnreachableError("b: connection lost")
+
+    monkeypatch.setattr(seed, "stop", stop)
+    assert fleet.pull(plan).states == dict.fromkeys("abc", "pulled")
+    assert fleet.said[-1] == ("b", "hands the image out for up to 12 h more: b: connection lost")
