@@ -16,6 +16,7 @@ RULES_FILE = "/etc/fleet/slot-firewall.nft"
 PROGRAM_FILE = "/usr/local/sbin/fleet-slot-firewall"
 UNIT = "fleet-slot-firewall.service"
 UNIT_FILE = f"/etc/systemd/system/{UNIT}"
+AFTER_FILE = "/etc/systemd/system/nftables.service.d/fleet-slot-firewall.conf"
 MARK_FILE = "/run/fleet/slot-firewall.loaded"
 """SHA-256 of the file that was loaded, then of the table as nft listed it right after."""
 
@@ -138,8 +139,8 @@ case $1 in
 esac
 """
 
-# Where the host's own nftables.service is used, its file begins by flushing everything: what happens to it
-# happens to this one, right after.
+# Where the host's own nftables.service is used, its file begins by flushing everything: a restart or a reload
+# of it is one of this unit too, right after. Its first start, with this unit up already, is not.
 UNIT_TEXT = f"""\
 # Written by fleet.
 [Unit]
@@ -161,4 +162,10 @@ ExecStop={PROGRAM_FILE} unload
 
 [Install]
 WantedBy=sysinit.target nftables.service
+"""
+
+AFTER_TEXT = f"""\
+# Written by fleet: the host's own rules begin by flushing everything.
+[Service]
+ExecStartPost=-{PROGRAM_FILE} load
 """

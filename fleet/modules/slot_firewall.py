@@ -12,6 +12,8 @@ from typing import ClassVar, Literal
 from fleet.docker.probe import CONTAINERS_PROBE, parse_containers
 from fleet.gpu.agent import DEFAULT_PORT, is_network
 from fleet.gpu.firewall import (
+    AFTER_FILE,
+    AFTER_TEXT,
     MARK_FILE,
     PROGRAM_FILE,
     PROGRAM_TEXT,
@@ -49,7 +51,7 @@ exit 0
 """,
 )
 
-_FILES = (RULES_FILE, PROGRAM_FILE, UNIT_FILE)
+_FILES = (RULES_FILE, PROGRAM_FILE, AFTER_FILE, UNIT_FILE)
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
 _DAEMON_RELOAD = Run(("systemctl", "daemon-reload"))
 # A reload replaces the table in one transaction; a restart would leave the ports open between two.
@@ -70,6 +72,7 @@ if command -v nft >/dev/null && nft list table inet {TABLE} >/dev/null 2>&1; the
   nft delete table inet {TABLE} || exit 1
 fi
 rm -f -- {" ".join(_FILES)} {MARK_FILE}
+rmdir {AFTER_FILE.rpartition("/")[0]} 2>/dev/null
 systemctl daemon-reload
 """
 
@@ -213,12 +216,13 @@ def _present(rules: bytes, facts: Facts, ctx: Context) -> Iterator[Change]:
     wanted = (
         Wanted(RULES_FILE, rules, "0644", "root", "root", validate=("nft", "-c", "-f", "%s")),
         Wanted(PROGRAM_FILE, PROGRAM_TEXT.encode(), "0755", "root", "root"),
+        Wanted(AFTER_FILE, AFTER_TEXT.encode(), "0644", "root", "root"),
         Wanted(UNIT_FILE, UNIT_TEXT.encode(), "0644", "root", "root"),
     )
     unit = unit_state(UNIT, facts, ctx)
     for file in wanted:
         change = write(file, file_state(file.path, "content", facts, ctx), ctx)
-        if file.path == UNIT_FILE and change is not None:
+        if file.path in (AFTER_FILE, UNIT_FILE) and change is not None:
             change = replace(change, steps=(*change.steps, _DAEMON_RELOAD))
         elif file.path == UNIT_FILE and unit.need_reload:
             change = Change(f"have systemd read {UNIT} again", steps=(_DAEMON_RELOAD,))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fleet.docker.exposure import EXPOSURE_PROBE, engine_doors
-from fleet.gpu.firewall import RULES_FILE, UNIT
+from fleet.gpu.firewall import AFTER_FILE, RULES_FILE, UNIT
 from fleet.model.facts import Answer
 from tests.lab.conftest import PROVISION, Done, Lab, fleet
 from tests.lab.helpers import wait_for
@@ -263,7 +263,7 @@ def test_turned_off_the_rules_and_all_they_were_made_of_are_gone(closed: Closed)
     for host in lab.gpu_hosts:
         left = lab.sh(
             host,
-            f"nft list table inet fleet 2>/dev/null; systemctl cat {UNIT} 2>/dev/null; ls {RULES_FILE} 2>/dev/null; true",
+            f"nft list table inet fleet 2>/dev/null; systemctl cat {UNIT} 2>/dev/null; ls {RULES_FILE} {AFTER_FILE} 2>/dev/null; true",
         )
         assert left == "", host
     assert reaches(lab, OUTSIDE, SLOT)

@@ -12,6 +12,7 @@ import pytest
 from fleet.errors import TaskError
 from fleet.gpu.container import ContainerSpec
 from fleet.gpu.firewall import (
+    AFTER_FILE,
     MARK_FILE,
     PROGRAM_FILE,
     PROGRAM_TEXT,
@@ -44,12 +45,13 @@ GPUS = "".join(gpu_line(index) for index in range(2))
 DONE = RUNNING_UNIT.replace("SubState=running", "SubState=exited")
 TABLE = hashlib.sha256(b"the table as listed").hexdigest()
 EMPTY = Answer(0)
+FILES = (RULES_FILE, PROGRAM_FILE, AFTER_FILE, UNIT_FILE)
 
 
 def plan(
     args=None, *, gpus=GPUS, files=None, unit=NO_UNIT, loaded="nft\n", host=HOST, lbs=LBS, docker=None, **more
 ):
-    answers = {f"file.content:{path}": ABSENT for path in (RULES_FILE, PROGRAM_FILE, UNIT_FILE)}
+    answers = {f"file.content:{path}": ABSENT for path in FILES}
     answers |= {f"file.content:{path}": answer for path, answer in (files or {}).items()}
     answers |= {
         GPU_PROBE.key: gpus,
@@ -97,6 +99,7 @@ def test_both_ports_of_every_slot_and_the_agents_are_closed_to_all_but_the_balan
     assert summaries(changes) == [
         f"create {RULES_FILE}",
         f"create {PROGRAM_FILE}",
+        f"create {AFTER_FILE}",
         f"create {UNIT_FILE}",
         f"load {RULES_FILE}: its rules are not in force",
     ]
@@ -164,11 +167,11 @@ def test_a_second_run_changes_nothing():
 def test_nftables_is_installed_where_it_is_missing():
     changes = plan(loaded="none\n")
     assert "nftables" in changes[0].summary
-    assert len(changes) == 5
+    assert len(changes) == 6
     with pytest.raises(TaskError, match="no dpkg"):
         plan(loaded="none\n", **{DPKG: Answer(127)})
     # Where nft is there, nobody asks how it came.
-    assert len(plan(**{DPKG: Answer(127)})) == 4
+    assert len(plan(**{DPKG: Answer(127)})) == 5
 
 
 @pytest.mark.parametrize(
@@ -282,6 +285,7 @@ def test_absent_takes_away_everything_and_asks_for_nothing_else():
     assert change.diff.splitlines() == [
         f"{RULES_FILE}: present -> absent",
         f"{PROGRAM_FILE}: present -> absent",
+        f"{AFTER_FILE}: present -> absent",
         f"{UNIT_FILE}: present -> absent",
         "table inet fleet: present -> absent",
     ]
