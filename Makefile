@@ -6,6 +6,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PYTEST := $(BIN)/pytest
 LONGEST := --durations=15 --durations-min=10
 export UV_SYSTEM_CERTS := true
+# Six workers would else compile every test, each for itself.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test demo test test-unit test-lab lint format lab-up lab-down soak bench clean
@@ -46,7 +48,8 @@ format: setup ## Let ruff arrange the code
 	$(BIN)/ruff format .
 
 test-unit: setup-test ## The fast tests alone (under a minute)
-	$(PYTEST) tests/unit -n 5
+	@[ -d tests/unit/__pycache__ ] || $(PYTEST) tests/unit --collect-only -qq >/dev/null
+	$(PYTEST) tests/unit -n 6 --dist worksteal
 
 # Lab tests mostly wait, so two labs are worked on at once; those that measure come after, alone.
 test-lab: setup-test ## The tests on real hosts
@@ -61,7 +64,7 @@ test: setup-test ## Everything: lint, fast tests, lab tests
 
 soak: setup-test ## Balancer and upgrades at full length (two hours); writes docs/soak.md
 	@mkdir -p build && rm -f build/soak.jsonl
-	FLEET_SOAK=1 $(PYTEST) tests/unit -n 5
+	FLEET_SOAK=1 $(PYTEST) tests/unit -n 6 --dist worksteal
 	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" FLEET_SOAK=1 FLEET_SOAK_RESULTS="$(CURDIR)/build/soak.jsonl" \
 	  $(PYTEST) -m soak tests/lab; code=$$?; $(BIN)/python -m tests.lab.soak build/soak.jsonl docs/soak.md; exit $$code
 

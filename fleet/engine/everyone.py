@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from fleet.engine.hostrun import internal
@@ -11,6 +11,9 @@ from fleet.errors import FleetError
 
 MAX_FORKS = 64
 """Hosts that are worked on at the same time, where nobody says how many."""
+
+_TICK = 0.5
+"""Seconds: a signal that comes just when Python begins to wait is seen only once it wakes up."""
 
 T = TypeVar("T")
 
@@ -37,6 +40,8 @@ def ask_all(
     pool = ThreadPoolExecutor(max_workers=at_once or max(1, min(len(names), MAX_FORKS)))
     try:
         asked = {name: pool.submit(one, name) for name in names}
+        while wait(asked.values(), _TICK).not_done:
+            pass
         return {name: future.result() for name, future in asked.items()}
     finally:
         pool.shutdown(wait=see_through, cancel_futures=True)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -69,6 +70,7 @@ except KeyboardInterrupt:
         assert process.stdin
         assert process.stdout
         assert process.stdout.readline() == "asked\n"
+        time.sleep(0.2)  # until the pool itself knows its thread
         process.send_signal(signal.SIGINT)
         if see_through:
             # What it waits for ends only now; without it, it must come to its end with nothing said here.
