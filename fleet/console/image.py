@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fleet.console.errors import error_json, error_lines
 from fleet.console.table import Cell, Column, show_table
+from fleet.control.spans import in_words
 from fleet.docker.references import repository
 from fleet.errors import FleetError
 from fleet.gpu.sizes import size_text
@@ -206,32 +207,36 @@ class PullView:
         """Take one report."""
         with self._lock:
             if self._live is not None:
-                row = self._rows.get(host)
-                if row is None:
-                    row = self._rows[host] = self._live.add_task(host, words=words, total=None)
-                self._live.update(row, words=words, completed=done, total=total or None)
+                self._draw(self._live, host, words, done, total)
             elif not self._silent and self._last.get(host) != words:
                 size = f" {size_text(total)}" if total > 1 else ""
                 self._console.print(f"{host}: {words}{size}", markup=False)
             self._last[host] = words
 
+    def _draw(self, live: Progress, host: str, words: str, done: int, total: int) -> None:
+        """Its bar: bytes where there are any to count, moving where nobody knows how long, still at last."""
+        row = self._rows.get(host)
+        if row is None:
+            row = self._rows[host] = live.add_task(host, words=words, amount="", total=None)
+        if words == "failed":
+            live.update(row, words=words, completed=0, total=1)
+        elif total > 1:
+            live.update(row, words=words, completed=done, total=total)
+            task = next(each for each in live.tasks if each.id == row)
+            pace = f", {size_text(task.speed)}/s" if task.speed and not task.finished else ""
+            left = f", {in_words(task.time_remaining)} left" if pace and task.time_remaining else ""
+            live.update(row, amount=f"{size_text(done)} of {size_text(total)}{pace}{left}")
+        else:
+            live.update(row, words=words, completed=done, total=total or None)
+
 
 def _bars(console: Console) -> Progress:
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich.progress import BarColumn, Progress, TextColumn
 
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[amount]}"),
         TextColumn("{task.fields[words]}"),
         console=console,
     )

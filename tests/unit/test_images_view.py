@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from fleet.cli.main import app
 from fleet.console.image import PullView, plan_json, show_listing, show_plan, show_pruned
@@ -151,3 +154,22 @@ def test_weights_are_read_only_to_every_container_and_off_by_default(tmp_path):
     assert weights["Model weights"].dest == "/srv/models/x"
     assert tuple(weights["One container per GPU"].volumes) == ("/a:/b", "/srv/models/x:/models:ro")
     assert "Registry of the site's seed" in weights
+
+
+def test_bars_count_bytes_and_tell_how_it_ended(monkeypatch):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=110, color_system=None)
+    monkeypatch.setattr("fleet.console.image._console", lambda **_: console)
+    with PullView(quiet=False) as view:
+        view("gpu-01", "fetching", 0, 40_000_000_000)
+        view("gpu-01", "fetching", 9_000_000_000, 40_000_000_000)
+        view("gpu-01", "fetching", 10_000_000_000, 40_000_000_000)
+        view("gpu-02", "loading", 0, 0)
+        view("gpu-03", "fetching", 3, 9_000)
+        view("gpu-03", "failed", 0, 0)
+        view("gpu-02", "done", 1, 1)
+    last = [line for line in out.getvalue().splitlines() if "gpu-0" in line][-3:]
+    assert "10.0 GB of 40.0 GB, " in last[0]
+    assert re.search(r"/s, .* left +fetching", last[0])
+    assert re.fullmatch(r"\S*gpu-02 ━+ +done\s*", last[1])
+    assert re.search(r"9 kB +failed", last[2])
