@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from fleet.inventory import Inventory
     from fleet.rollout.events import Outcome
     from fleet.rollout.model import Header, Plan
-    from fleet.rollout.operate import Operation, Prepared, Request, Setting
+    from fleet.rollout.operate import Operation, Prepared, Request
     from fleet.rollout.report.data import Report
+    from fleet.rollout.setting import Setting
     from fleet.rollout.stopping import Wish
 
 _CODES = {
@@ -80,7 +81,7 @@ def setting_of(access: Access) -> Setting:
     from fleet.playbook.load import load_playbook
     from fleet.provision.playbook import provision_playbook
     from fleet.rollout.defaults import load_defaults
-    from fleet.rollout.operate import Setting
+    from fleet.rollout.setting import Setting
 
     extra = extra_variables(access.extra)
     inventory = with_extra(open_inventory(access.inventory), extra)

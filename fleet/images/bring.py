@@ -27,7 +27,7 @@ class Brought:
 
 
 def bringer(opener: Opener) -> Callable[[Mapping[str, HostTarget], str, str, Say], None]:
-    """What `fleet.rollout.operate.Setting` has for bringing a release's image.
+    """What `fleet.rollout.setting.Setting` has for bringing a release's image.
 
     Hosts of sites without a seed are left alone: their engines pull for themselves. The function raises the
     first host's FleetError, with the others' in its output.

@@ -18,14 +18,8 @@ from fleet.balancer.rollouts import Claim, fenced, plain
 from fleet.balancer.software import require_haproxy
 from fleet.control.targets import host_of, select_slots
 from fleet.docker.readiness import Profile
-from fleet.docker.references import repository
 from fleet.engine.everyone import ask_all, parted
-from fleet.engine.hostrun import Opener
-from fleet.engine.run import RunOptions
 from fleet.errors import FleetError, InputError, TaskError
-from fleet.inventory import Inventory
-from fleet.playbook.model import Playbook
-from fleet.rollout.defaults import Defaults
 from fleet.rollout.events import Began, Listen, Outcome, Recorded
 from fleet.rollout.executor import Rollout
 from fleet.rollout.golden import Pair, pairs_for, read_pairs
@@ -39,8 +33,9 @@ from fleet.rollout.options import from_plain, to_plain
 from fleet.rollout.planner import plan
 from fleet.rollout.progress import progress_of
 from fleet.rollout.sampling import Sampler
+from fleet.rollout.setting import Setting
 from fleet.rollout.snapshot import Seen, observe
-from fleet.rollout.sshworld import Bring, SshWorld
+from fleet.rollout.sshworld import SshWorld
 from fleet.rollout.stages import check_stages
 from fleet.rollout.steering import Steering
 from fleet.rollout.stopping import Wish
@@ -51,22 +46,6 @@ from fleet.ssh.remote import Remote
 BALANCERS = "balancer"
 _EXPIRES = 115.0
 """Seconds to wait for the lease of a controller that died elsewhere: longer than it can live."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What every rollout of a project is made of.
-
-    `book` is the provision playbook, `run` its options (extra variables), `defaults` playbooks/upgrade.yml's.
-    `bring`, where there is one, gets the release's image to hosts that lack it before each of them pulls.
-    """
-
-    inventory: Inventory
-    book: Playbook
-    defaults: Defaults
-    opener: Opener
-    run: RunOptions
-    bring: Bring | None = None
 
 
 @dataclass(frozen=True)
@@ -427,9 +406,3 @@ def _check_same(header: Header, seen: Seen) -> None:
                 f"{header.id} began ({slot.wanted} instead of {header.origin(slot.name).green})",
                 remedy="bring them back to what they were and go on, or go back with --abort",
             )
-
-
-def images_of(header: Header) -> tuple[str, ...]:
-    """The repositories that a rollout has to do with: what is old there may be removed."""
-    named = (header.image, *(origin.image for origin in header.origins))
-    return tuple(dict.fromkeys(repository(image) for image in named if image))

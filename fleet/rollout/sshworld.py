@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fleet.control.targets import host_of
 from fleet.docker.answers import Container, Port
@@ -19,6 +19,7 @@ from fleet.rollout.gpu_memory import Owner
 from fleet.rollout.hosts import GpuHost
 from fleet.rollout.ladder import Readiness, Wanted, climb, memory_now, shape_before, translate
 from fleet.rollout.model import Colour, Entry, Header
+from fleet.rollout.setting import Setting
 from fleet.rollout.shape import Shape
 from fleet.rollout.snapshot import Seen
 from fleet.rollout.stages import run_stage
@@ -26,14 +27,7 @@ from fleet.rollout.steering import Steering
 from fleet.rollout.stopping import Wish
 from fleet.rollout.store import Store
 from fleet.rollout.swap import in_place, of_slot, release_label
-from fleet.rollout.targets import HostTarget
 from fleet.rollout.world import RungError, Say, ServerNow
-
-if TYPE_CHECKING:
-    from fleet.rollout.operate import Setting
-
-Bring = Callable[[Mapping[str, HostTarget], str, str, Say], None]
-"""Has hosts have an image at a digest, all at once; those it does nothing for pull for themselves."""
 
 
 class SshWorld:
@@ -187,12 +181,11 @@ class SshWorld:
 
     def prune(self, host: str, retain: int) -> None:
         """Remove what is older than the retained releases."""
-        from fleet.rollout.operate import images_of
-
         slots = [self._slot(origin.slot) for origin in self._header.origins if origin.host == host]
         header = self._header
+        images = {header.image, *(origin.image for origin in header.origins if origin.image)}
         digests = {header.digest, *(origin.digest for origin in header.origins if origin.digest)}
-        self._hosts[host].prune(slots, retain, images_of(header), digests, self._allowed)
+        self._hosts[host].prune(slots, retain, sorted(images), digests, self._allowed)
 
     def stage(self, name: str, variables: Mapping[str, Any]) -> None:
         """The user's own tasks."""

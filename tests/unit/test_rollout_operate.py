@@ -12,7 +12,8 @@ from fleet.errors import UnreachableError
 from fleet.inventory import load
 from fleet.playbook.model import Playbook
 from fleet.rollout.defaults import Defaults
-from fleet.rollout.operate import Operation, Setting
+from fleet.rollout.operate import Operation
+from fleet.rollout.setting import Setting
 
 INVENTORY = """\
 all:
