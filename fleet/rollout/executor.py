@@ -213,9 +213,11 @@ class Rollout(WayBack):
         if self.wish.abort:
             return self._back("an operator aborted it", abort=True)
         self._readmit_blue()
-        if self.wish.abort:
+        stopped = None if self.wish.abort else self._stopped("an operator stopped it")
+        # Asked again meanwhile, perhaps while that was written down: going back is gone on with from there.
+        if stopped is None or self.wish.abort:
             return self._back("an operator aborted it", abort=True)
-        return self._stopped("an operator stopped it")
+        return stopped
 
 
 __all__ = ["MAX_AT_ONCE", "BalancerError", "Rollout"]

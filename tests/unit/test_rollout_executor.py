@@ -326,6 +326,18 @@ def test_asked_twice_to_stop_it_goes_back_to_blue() -> None:
     assert ready(fleet) == 400
 
 
+@pytest.mark.parametrize("call", ["record restored", "record stopped"])
+def test_asked_again_while_it_already_stops_it_goes_back_to_blue_still(call: str) -> None:
+    step = step_of(four, HALF, "drain", 2)
+    fleet = four()
+
+    outcome = begin(fleet, HALF, Fault(step + 2, "stop"), Fault(1, "stop", call=call))
+
+    assert (outcome.state, outcome.reason) == ("rolled-back", "an operator aborted it")
+    assert releases(fleet) == ALL_BLUE
+    assert ready(fleet) == 400
+
+
 def test_keep_partial_leaves_accepted_slots_green_and_resume_tries_the_others_again() -> None:
     fleet = four()
 
