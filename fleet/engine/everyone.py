@@ -10,7 +10,7 @@ from fleet.engine.hostrun import internal
 from fleet.errors import FleetError
 
 MAX_FORKS = 64
-"""Hosts that are worked on at the same time, where nobody says how many."""
+"""Hosts worked on at once by default; more threads gain nothing on the controllers measured."""
 
 _TICK = 0.5
 """Seconds: a signal that comes just when Python begins to wait is seen only once it wakes up."""

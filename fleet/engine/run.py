@@ -17,8 +17,6 @@ from fleet.inventory import Inventory, variables
 from fleet.model.facts import Facts
 from fleet.playbook.model import Play, Playbook
 
-"""Hosts worked on at once by default; more threads gain nothing on the controllers measured."""
-
 
 @dataclass(frozen=True)
 class RunOptions:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fleet.docker.failures import engine_error
-from fleet.errors import FleetError, StepError
+from fleet.errors import StepError
 from fleet.images.ask import TRUST, config_of
 from fleet.images.manifest import Blob
 from fleet.images.source import Source
@@ -166,12 +166,15 @@ class Fetch:
 
     @contextmanager
     def _watched(self, remote: Remote, progress: Callable[[int], None]) -> Iterator[None]:
-        """Meanwhile tell how much is there; what goes wrong, the exchange that is watched tells."""
+        """Meanwhile tell how much is there.
+
+        What goes wrong, the exchange that is watched tells; a wish to stop (raised by `progress`) ends that.
+        """
         over = threading.Event()
         sizes = {blob.hex: blob.size for blob in self._blobs}
 
         def watch() -> None:
-            with contextlib.suppress(FleetError):
+            with contextlib.suppress(Exception):
                 while not over.wait(LOOK):
                     there = stored(remote, self._store)
                     if not over.is_set():

@@ -16,6 +16,7 @@ from fleet.images.fetch import Fetch, parse_slice, stored
 from fleet.images.manifest import Blob
 from fleet.images.source import source_of
 from fleet.model.secret import Secret
+from fleet.rollout.stopping import Interrupted
 from tests.local import LocalRemote
 from tests.unit.registry_world import Registry, digest, serving
 
@@ -193,6 +194,21 @@ def test_how_much_is_there_is_told_meanwhile(registry, tmp_path, monkeypatch):
     registry.pause = 0.1
     seen = brought(registry, tmp_path)
     assert len({count for count in seen if 1000 < count < seen[-1]}) > 1, seen
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_wish_to_stop_ends_it_and_no_thread_dies_of_it(registry, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "LOOK", 0.03)
+    registry.add([b"1" * 200_000])
+    registry.pause = 0.1
+    host = asked(registry)
+    blobs = [Blob(name, len(body)) for name, body in registry.blobs.items()]
+
+    def progress(done: int) -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        Fetch(str(tmp_path), host.source, blobs, host.authorization).run(LocalRemote("gpu-01"), progress)
 
 
 def test_neither_login_nor_token_is_ever_on_a_command_line(registry, tmp_path):
