@@ -78,7 +78,7 @@ def reboot(
     One host after the other: drained on every balancer, its jobs waited for, rebooted, back with another
     boot id, all its GPUs there, its containers answering; then it takes jobs again. Slots that somebody else
     drained stay drained. A host that does not come back, or not whole, ends it: the others are not touched.
-    After Ctrl-C or a lost controller the same command goes on.
+    After Ctrl-C (SIGTERM and a lost terminal are the same) or a lost controller the same command goes on.
 
     \b
     Examples:
