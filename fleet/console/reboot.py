@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from fleet.console.errors import error_json, error_lines
+from fleet.console.lost import shown
 from fleet.control.spans import in_words
 from fleet.reboot.model import HostOutcome, Rebooted
 
@@ -65,13 +66,9 @@ class RebootView:
         from rich.text import Text
 
         parts = ((place, "bold"), ": ") if place else ()
-        try:
-            if not self._silent:
-                said = Text.assemble(*parts, (text, style))
-                self.console.print(said, soft_wrap=not self.console.is_terminal)
-        except (OSError, SystemExit):
-            # A lost terminal or reader (rich ends the process itself then) must not keep a host drained.
-            self._silent = True
+        said, wrap = Text.assemble(*parts, (text, style)), not self.console.is_terminal
+        # A lost terminal or reader must not keep a host drained.
+        self._silent = self._silent or not shown(lambda: self.console.print(said, soft_wrap=wrap))
 
 
 def _counted(result: Rebooted) -> str:

@@ -10,6 +10,7 @@ from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from fleet.console.lost import shown
 from fleet.rollout.events import Began, Event, Recorded, Stopping
 from fleet.rollout.model import Entry
 from fleet.rollout.report.data import Report
@@ -166,15 +167,8 @@ class RolloutView:
         self._try(lambda: self.console.print(text, soft_wrap=not self.console.is_terminal))
 
     def _try(self, show: Callable[[], object]) -> None:
-        """Show it, where anybody is left to see it: a lost terminal or reader must not end a rollout.
-
-        rich itself would leave the process where the reader of a pipe is gone.
-        """
-        try:
-            if not self._silent:
-                show()
-        except (OSError, SystemExit):
-            self._silent = True
+        """Show it, where anybody is left to see it: a lost terminal or reader must not end a rollout."""
+        self._silent = self._silent or not shown(show)
 
 
 _STEPS_KEPT = (

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TypeVar
 
 from fleet.balancer.keys import KEYS_PROBE, KeySet, KeysFound, merge, parse_keys, sync
 from fleet.balancer.software import require_haproxy
@@ -18,7 +17,7 @@ from fleet.model.host import Host
 from fleet.ssh.remote import Remote
 
 Seen = KeysFound | FleetError
-_Result = TypeVar("_Result")
+_DOING = "working on the keys"
 
 
 def balancers_of(inventory: Inventory) -> tuple[Host, ...]:
@@ -52,13 +51,13 @@ class Balancers:
 
     def look(self) -> Mapping[str, Seen]:
         """Connect to every balancer and ask what keys it has."""
-        seen = self._each(self._names, self._look)
+        seen = ask_all(self._names, self._look, _DOING)
         self._looked = [name for name, found in seen.items() if isinstance(found, KeysFound)]
         return seen
 
     def bring(self, keys: KeySet) -> Mapping[str, Seen]:
         """Have every balancer that answered join these keys to its own; what each has afterwards."""
-        return self._each(self._looked, lambda name: self._bring(name, keys))
+        return ask_all(self._looked, lambda name: self._bring(name, keys), _DOING, see_through=True)
 
     def _look(self, name: str) -> KeysFound:
         remote, _ = self._open(name)
@@ -74,9 +73,6 @@ class Balancers:
             last = said.splitlines()[-1] if said else f"the change ended with {result.rc}"
             raise StepError(last, output=said, remedy="mend that, and run the command again")
         return _understood(name, Answer(result.rc, result.out))
-
-    def _each(self, names: Iterable[str], work: Callable[[str], _Result]) -> dict[str, _Result | FleetError]:
-        return ask_all(names, work, "working on the keys", see_through=True)
 
 
 def all_keys(seen: Mapping[str, Seen]) -> KeySet:

@@ -28,8 +28,8 @@ class Registry:
     """The registry's content and its whims.
 
     `auth` is none, basic or bearer. `cut` ends each answer after so many bytes, `pause` (seconds) follows each
-    piece; `sent` are the bytes of each
-    blob that went out; `lies` are blobs whose bytes are not those of their digest.
+    piece; `sent` are the bytes of each blob that went out; `lies` are blobs whose bytes are not those of their
+    digest.
     """
 
     def __init__(self) -> None:

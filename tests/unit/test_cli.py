@@ -59,41 +59,36 @@ def test_a_process_of_its_own_says_and_ends_as_the_command_does_here(project):
         assert (done.returncode, done.stdout, done.stderr) == (here.returncode, here.stdout, here.stderr)
 
 
-@pytest.mark.parametrize("word", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda word: word.name)
-def test_a_signal_ends_a_command_as_ctrl_c_does(project, word):
+def told(project: Path, word: signal.Signals, *before: str) -> tuple[int, str]:
+    """Exit code and stderr of a `fleet status` that is told this while its one host accepts and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         inventory = project / "inventories" / "one.yml"
         inventory.write_text(inventory.read_text().replace("9}", f"{silent.getsockname()[1]}}}"))
         command = subprocess.Popen(
-            [FLEET, "status", "--connect-timeout", "60"],
+            [*before, FLEET, "status", "--connect-timeout", "60"],
             cwd=project,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
             preexec_fn=lambda: [signal.signal(each, signal.SIG_DFL) for each in (word, signal.SIGHUP)],
         )
-        with command, silent.accept()[0]:
+        with command, silent.accept()[0] as host:
             command.send_signal(word)
+            if before:
+                host.close()
             _, err = command.communicate(timeout=60)
-    assert (command.returncode, err.splitlines()[-1][:11]) == (130, "interrupted"), err
+    return command.returncode, err
+
+
+@pytest.mark.parametrize("word", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda word: word.name)
+def test_a_signal_ends_a_command_as_ctrl_c_does(project, word):
+    code, err = told(project, word)
+    assert (code, err.splitlines()[-1][:11]) == (130, "interrupted"), err
 
 
 def test_under_nohup_the_end_of_the_terminal_ends_nothing(project):
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        inventory = project / "inventories" / "one.yml"
-        inventory.write_text(inventory.read_text().replace("9}", f"{silent.getsockname()[1]}}}"))
-        command = subprocess.Popen(
-            ["nohup", FLEET, "status", "--connect-timeout", "60"],
-            cwd=project,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        with command:
-            with silent.accept()[0]:
-                command.send_signal(signal.SIGHUP)
-            out, err = command.communicate(timeout=60)
-    assert command.returncode == 3, out + err
+    code, err = told(project, signal.SIGHUP, "nohup")
+    assert code == 3, err
 
 
 def test_without_an_inventory(tmp_path):
