@@ -11,6 +11,7 @@ from fleet.doctor import (
     containers,
     disk,
     driver,
+    firewall,
     health,
     inside,
     packages,
@@ -31,6 +32,7 @@ ALL: tuple[Check, ...] = (
     *health.CHECKS,
     *containers.CHECKS,
     *service.CHECKS,
+    *firewall.CHECKS,
     *inside.CHECKS,
     *balancers.CHECKS,
 )

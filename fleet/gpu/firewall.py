@@ -11,6 +11,8 @@ import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fleet.model.facts import Probe
+
 TABLE = "fleet"
 RULES_FILE = "/etc/fleet/slot-firewall.nft"
 PROGRAM_FILE = "/usr/local/sbin/fleet-slot-firewall"
@@ -19,6 +21,21 @@ UNIT_FILE = f"/etc/systemd/system/{UNIT}"
 AFTER_FILE = "/etc/systemd/system/nftables.service.d/fleet-slot-firewall.conf"
 MARK_FILE = "/run/fleet/slot-firewall.loaded"
 """SHA-256 of the file that was loaded, then of the table as nft listed it right after."""
+
+# The table's text is hashed there: counters and handles are left out of it, nothing else changes by itself.
+LOADED_PROBE = Probe(
+    "firewall.loaded",
+    f"""\
+command -v nft >/dev/null || {{ echo none; exit 0; }}
+echo nft
+if table=$(nft -s list table inet {TABLE} 2>/dev/null); then
+  printf '%s\\n' "$table" | sha256sum
+  echo mark
+  cat {MARK_FILE} 2>/dev/null
+fi
+exit 0
+""",
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +73,20 @@ def rules_text(wanted: Filter) -> str:
             f'tcp dport {wanted.container_port} iifname != "docker0" fib daddr oifname "docker0" goto slots'
         )
     return _FILE.format(table=TABLE, sets="".join(sets), chains="".join(chains), rules="\n\t\t".join(rules))
+
+
+def why_not_loaded(said: str, wanted: str) -> str:
+    """Why the rules with the SHA-256 `wanted` are not in force; empty where they are.
+
+    `said` is what LOADED_PROBE printed.
+    """
+    words = [line.split()[0] for line in said.splitlines() if line.split()]
+    if len(words) < 2:
+        return "its rules are not in force"
+    now, mark = words[1], words[3:]
+    if len(mark) != 2 or mark[1] != now:
+        return "others changed what is in force"
+    return "" if mark[0] == wanted else "older rules are in force"
 
 
 def networks(texts: Iterable[str], version: int) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from fleet.gpu.agent import DEFAULT_PORT, is_network
 from fleet.gpu.firewall import (
     AFTER_FILE,
     AFTER_TEXT,
+    LOADED_PROBE,
     MARK_FILE,
     PROGRAM_FILE,
     PROGRAM_TEXT,
@@ -24,6 +25,7 @@ from fleet.gpu.firewall import (
     UNIT_TEXT,
     Filter,
     rules_text,
+    why_not_loaded,
 )
 from fleet.gpu.probe import GPU_PROBE, driver_problem
 from fleet.gpu.slots import ports_of, slots_of
@@ -35,21 +37,6 @@ from fleet.modules._systemd import SYSTEMCTL, unit_probe, unit_state
 from fleet.modules.base import Args, Context
 
 PACKAGE = "nftables"
-
-# The table's text is hashed there: counters and handles are left out of it, nothing else changes by itself.
-LOADED_PROBE = Probe(
-    "firewall.loaded",
-    f"""\
-command -v nft >/dev/null || {{ echo none; exit 0; }}
-echo nft
-if table=$(nft -s list table inet {TABLE} 2>/dev/null); then
-  printf '%s\\n' "$table" | sha256sum
-  echo mark
-  cat {MARK_FILE} 2>/dev/null
-fi
-exit 0
-""",
-)
 
 _FILES = (RULES_FILE, PROGRAM_FILE, AFTER_FILE, UNIT_FILE)
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
@@ -228,22 +215,12 @@ def _present(rules: bytes, facts: Facts, ctx: Context) -> Iterator[Change]:
             change = Change(f"have systemd read {UNIT} again", steps=(_DAEMON_RELOAD,))
         if change is not None:
             yield change
-    if reason := _why_load(rules, facts):
+    digest = hashlib.sha256(rules).hexdigest()
+    if reason := why_not_loaded(facts[LOADED_PROBE.key].text, digest):
         yield Change(f"load {RULES_FILE}: {reason}", f"table inet {TABLE}: {reason}\n", (_LOAD,))
     elif not unit.running or unit.file not in ("enabled", "enabled-runtime"):
         before = f"{unit.active or 'absent'}, {unit.file or 'disabled'}"
         yield Change(f"start {UNIT}, and at boot", f"{UNIT}: {before} -> active, enabled\n", (_LOAD,))
-
-
-def _why_load(rules: bytes, facts: Facts) -> str:
-    """Why the rules are not in force; empty where they are."""
-    words = [line.split()[0] for line in facts[LOADED_PROBE.key].text.splitlines() if line.split()]
-    if len(words) < 2:
-        return "its rules are not in force"
-    now, mark = words[1], words[3:]
-    if len(mark) != 2 or mark[1] != now:
-        return "others changed what is in force"
-    return "" if mark[0] == hashlib.sha256(rules).hexdigest() else "older rules are in force"
 
 
 def _removed(facts: Facts, ctx: Context) -> Iterator[Change]:

@@ -11,12 +11,14 @@ from fleet.doctor.connection import refused
 from fleet.doctor.containers import CDI_PROBE, ENGINE_UNIT_PROBE, TOOLKIT_PROBE
 from fleet.doctor.disk import DISK_PROBE
 from fleet.doctor.examine import Look, report
+from fleet.doctor.firewall import RULES_PROBE
 from fleet.doctor.health import HEALTH_PROBE, XID_PROBE, xids
 from fleet.doctor.inside import INSIDE_PROBE
 from fleet.doctor.packages import PACKAGES_PROBE
 from fleet.doctor.service import AGENT_PROBE, PORTS_PROBE
 from fleet.doctor.system import SYSTEM_PROBE
 from fleet.errors import StepError, UnreachableError
+from fleet.gpu.firewall import LOADED_PROBE
 from fleet.gpu.pci import PCI_PROBE
 from fleet.gpu.probe import GPU_PROBE, GPU_PROCESSES_PROBE
 from fleet.model.facts import Answer
@@ -24,7 +26,18 @@ from fleet.modules._driver_seen import DRIVER_PROBE
 from fleet.modules._os import OS_PROBE
 from tests.unit import doctor_world as world
 from tests.unit import gpu_world
-from tests.unit.doctor_world import GPU, HEALTHY, LB, NOW, REGISTRY_KEY, RUNNING, gpu_facts, patient, text
+from tests.unit.doctor_world import (
+    GPU,
+    HEALTHY,
+    LB,
+    NOW,
+    REGISTRY_KEY,
+    RUNNING,
+    VARS,
+    gpu_facts,
+    patient,
+    text,
+)
 
 CHECKS = {check.id: check for check in ALL}
 
@@ -547,6 +560,42 @@ def test_an_agent_that_is_absent_stopped_or_silent():
     )
     assert "does not answer" in one("service/agent", {AGENT_PROBE.key: text(silent.format("90.1"))})
     assert told("service/agent", {AGENT_PROBE.key: text(silent.format("9.1"))}) == []
+
+
+CLOSED = replace(GPU, vars={**VARS, "slot_firewall": True})
+RULES, LISTED = "a" * 64, "b" * 64
+
+
+def firewall(loaded, state="enabled"):
+    changed = {
+        LOADED_PROBE.key: text(loaded),
+        RULES_PROBE.key: text(f"rules={RULES}\nUnitFileState={state}\n"),
+    }
+    return [" | ".join(each) for each in told("service/firewall", changed, host=CLOSED)]
+
+
+def test_closed_ports_that_are_open_or_open_to_others_or_will_be_are_told():
+    loaded = f"nft\n{LISTED}  -\nmark\n{RULES}  -\n{LISTED}  -\n"
+    assert firewall(loaded) == []
+    for nothing in ("none\n", "nft\n"):
+        (trouble,) = firewall(nothing)
+        assert "everybody" in trouble
+    (trouble,) = firewall(loaded.replace(LISTED, "c" * 64, 1))
+    assert "others changed" in trouble
+    (trouble,) = firewall(loaded.replace(RULES, "c" * 64, 1))
+    assert "older rules" in trouble
+    (trouble,) = firewall(f"nft\n{LISTED}  -\nmark\n")
+    assert "others changed" in trouble
+    (trouble,) = firewall(loaded, "disabled")
+    assert "is disabled" in trouble
+    assert "after the next boot" in trouble
+
+
+def test_ports_that_nobody_asked_to_close_are_no_trouble():
+    assert told("service/firewall", {}) == []
+    check = CHECKS["service/firewall"]
+    assert list(check.probes(GPU)) == []
+    assert {probe.key for probe in check.probes(CLOSED)} == {LOADED_PROBE.key, RULES_PROBE.key}
 
 
 LOST = "Failed to initialize NVML: Unknown Error"

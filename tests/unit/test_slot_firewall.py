@@ -13,6 +13,7 @@ from fleet.errors import TaskError
 from fleet.gpu.container import ContainerSpec
 from fleet.gpu.firewall import (
     AFTER_FILE,
+    LOADED_PROBE,
     MARK_FILE,
     PROGRAM_FILE,
     PROGRAM_TEXT,
@@ -31,7 +32,7 @@ from fleet.model.steps import Run, Upload
 from fleet.modules import _apt
 from fleet.modules._systemd import unit_probe
 from fleet.modules.base import Context
-from fleet.modules.slot_firewall import LOADED_PROBE, SlotFirewall, SlotFirewallArgs
+from fleet.modules.slot_firewall import SlotFirewall, SlotFirewallArgs
 from tests.unit.gpu_world import HOST, IMAGE, containers, gpu_line, inspected, slot
 from tests.unit.modules_world import ABSENT, NO_UNIT, PLACE, RUNNING_UNIT, file_answer
 

@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from fleet.gpu.firewall import (
+    PROGRAM_FILE,
+    PROGRAM_TEXT,
+    RULES_FILE,
+    TABLE,
+    UNIT,
+    UNIT_FILE,
+    UNIT_TEXT,
+    Filter,
+    rules_text,
+)
 from tests.lab.breaks.model import Break, Round
 
 _NOTHING = ":"
@@ -81,4 +92,41 @@ PORTS = Round(
     ),
 )  # fmt: skip
 
-ROUNDS = (INSIDE, SLOTS, PORTS)
+# Rules for a port that nobody uses: what they close is tested in test_safety.
+_CLOSE = f"""
+command -v nft >/dev/null || apt-get -qq install -y nftables >/dev/null 2>&1
+mkdir -p {RULES_FILE.rpartition("/")[0]}
+cat >{RULES_FILE} <<'END'
+{rules_text(Filter((65000,), ("192.0.2.1",)))}
+END
+cat >{PROGRAM_FILE} <<'END'
+{PROGRAM_TEXT}
+END
+chmod 0755 {PROGRAM_FILE}
+cat >{UNIT_FILE} <<'END'
+{UNIT_TEXT}
+END
+systemctl daemon-reload
+systemctl -q enable --now {UNIT}
+"""
+_OPEN = f"""
+systemctl -q disable --now {UNIT}
+rm -f {UNIT_FILE} {PROGRAM_FILE} {RULES_FILE}
+systemctl daemon-reload
+"""
+_SAID = "fleet provision --limit {0}"
+
+FIREWALL = Round(
+    "firewall",
+    (
+        Break("service/firewall", "everybody can reach the slots' ports", "gpu-01",
+              f"{_CLOSE} nft delete table inet {TABLE}", _OPEN, _SAID.format("gpu-01")),
+        Break("service/firewall", "who can reach the slots' ports is not what fleet wrote", "gpu-02",
+              f"{_CLOSE} nft flush chain inet {TABLE} incoming", _OPEN, f"nft list table inet {TABLE}"),
+        Break("service/firewall", "everybody can reach the slots' ports after the next boot", "gpu-02",
+              f"systemctl -q disable {UNIT}", _NOTHING, _SAID.format("gpu-02")),
+    ),
+    vars={name: {"slot_firewall": True} for name in ("gpu-01", "gpu-02")},
+)  # fmt: skip
+
+ROUNDS = (INSIDE, SLOTS, PORTS, FIREWALL)
