@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +11,8 @@ import typer
 from fleet.cli.options import AskSudo, ConnectTimeout, Forks, Inventories, Json, Limit, SshConfig
 
 if TYPE_CHECKING:
-    from fleet.doctor.model import Finding
+    from fleet.doctor.model import Check, Finding
+    from fleet.model.host import Host
 
 Only = Annotated[
     list[str] | None,
@@ -89,6 +91,7 @@ def doctor(
             f"{limit or 'the inventory'} names no host of the groups `gpu` and `balancer`",
             remedy="`fleet inventory` shows the hosts and their groups",
         )
+    _refuse_nothing(only or (), checks, hosts)
     open_host = opener(loaded, ssh_settings(ask_sudo, connect_timeout, ssh_config))
     report = examine(hosts, checks, loaded.hosts, open_host, forks=forks)
     if fix:
@@ -103,6 +106,21 @@ def doctor(
         raise typer.Exit(int(ExitCode.UNREACHABLE))
     if not report.ok:
         raise typer.Exit(int(ExitCode.HOST_FAILED))
+
+
+def _refuse_nothing(words: Sequence[str], checks: Sequence[Check], hosts: Sequence[Host]) -> None:
+    """Raise InputError where no host is asked any of the chosen checks but for those of the connection."""
+    from fleet.doctor import connection
+    from fleet.errors import InputError
+
+    asked = [check for check in checks if check not in connection.CHECKS]
+    if asked and not any(check.concerns(host) for check in asked for host in hosts):
+        groups = " and ".join(dict.fromkeys(f"`{group}`" for check in asked for group in check.on))
+        raise InputError(
+            f"there is nothing to look at: --only {','.join(words)} is for hosts of {groups}, and none of "
+            f"{', '.join(host.name for host in hosts[:8])} is one",
+            remedy="choose other checks, or other hosts with --limit",
+        )
 
 
 def _agreed(findings: list[Finding]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import gc
 import os
@@ -117,14 +118,16 @@ app.add_typer(lab.app, name="lab", short_help="A real fleet on this machine, to 
 def main() -> None:
     """Entry point: an error is one message and an exit code; a traceback only with FLEET_DEBUG=1."""
     try:
-        with _ending_as_by_ctrl_c():
+        with _ending_as_by_ctrl_c(), _all_written():
             app()
     except FleetError as error:
         _fail(error)
     except BrokenPipeError:
-        sys.stderr.close()
+        _write_no_more()
         sys.exit(int(ExitCode.DONE))
     except Exception as bug:
+        if isinstance(bug, OSError) and bug.errno == errno.ENOSPC and bug.filename is None:
+            _fail(_no_room(bug))
         if os.environ.get("FLEET_DEBUG"):
             raise
         from fleet.engine.hostrun import internal
@@ -134,6 +137,27 @@ def main() -> None:
         # The interpreter's last walk over all objects frees what the process is about to give back anyway.
         gc.freeze()
         gc.disable()
+
+
+@contextmanager
+def _all_written() -> Iterator[None]:
+    """What is still in stdout's buffer is written while an error of it can still be told."""
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+
+
+def _write_no_more() -> None:
+    """What is left for stdout goes nowhere; the interpreter would try it once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _no_room(error: OSError) -> FleetError:
+    return FleetError(
+        f"what fleet prints, or a file here, cannot be written: {error.strerror}",
+        remedy="make room on this machine's disk; what was done on hosts is done: see `fleet status`",
+    )
 
 
 @contextmanager
@@ -153,8 +177,12 @@ def _fail(error: FleetError) -> NoReturn:
     from fleet.console.errors import error_json, print_error
 
     print_error(error)
-    if "--json" in sys.argv[1:]:
-        from fleet.cli.options import print_json
+    try:
+        if "--json" in sys.argv[1:]:
+            from fleet.cli.options import print_json
 
-        print_json({"error": error_json(error)})
+            print_json({"error": error_json(error)})
+        sys.stdout.flush()
+    except OSError:  # nobody reads it, or its disk is full: stderr and the exit code tell
+        _write_no_more()
     sys.exit(int(error.exit_code))

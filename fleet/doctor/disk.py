@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fleet.docker.probe import ENGINE_PROBE, IMAGES_PROBE
 from fleet.docker.references import find_image, repository
+from fleet.docker.sites import seeds_of, site_of
 from fleet.doctor import registry
 from fleet.doctor.model import Check, Verdict, bad, skipped, well
 from fleet.doctor.patient import Patient
@@ -46,14 +47,19 @@ def check_disk(patient: Patient) -> Verdict:
 
 
 def check_room(patient: Patient) -> Verdict:
-    """Room for the image, packed and unpacked, and a tenth more; nothing where the host has it."""
+    """Room for the image, packed and unpacked, and a tenth more; nothing where the host has it.
+
+    With a seed in its site the image comes by fleet's own means, and is there packed twice while the engine
+    loads it (`fleet.images.layers.held`).
+    """
     pairs = patient.pairs(DISK_PROBE.key)
     free = _free(pairs.get("disk", ""))
     if free is None:
         return skipped("df does not say how much is free")
     free *= 1024
     packed, how = packed_size(patient)
-    needed = (packed + UNPACKED * packed) * 11 // 10
+    seeded = site_of(patient.host) in seeds_of(patient.hosts.values())
+    needed = (packed * (2 if seeded else 1) + UNPACKED * packed) * 11 // 10
     if image_there(patient):
         # The engine has it: the room is for the next one, for which a rollout looks again by itself.
         return well(f"{size_text(free)} free, the image is there")
@@ -63,7 +69,8 @@ def check_room(patient: Patient) -> Verdict:
         "there is no room for the image",
         _CLEAR,
         f"{size_text(free)} are free in {pairs.get('root', '/var/lib/docker')}, it needs {size_text(needed)} "
-        f"({size_text(packed)} packed, {how}; {UNPACKED} times that unpacked; a tenth more)",
+        f"({size_text(packed)} packed, {how}{'; for a while twice' if seeded else ''}; {UNPACKED} times that "
+        "unpacked; a tenth more)",
     )
 
 

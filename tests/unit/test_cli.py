@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -89,6 +90,43 @@ def test_a_signal_ends_a_command_as_ctrl_c_does(project, word):
 def test_under_nohup_the_end_of_the_terminal_ends_nothing(project):
     code, err = told(project, signal.SIGHUP, "nohup")
     assert code == 3, err
+
+
+def printing_to(stdout: int, project: Path, *words: str) -> tuple[int, str]:
+    done = subprocess.run([FLEET, *words], cwd=project, stdout=stdout, stderr=subprocess.PIPE, text=True)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("words", [("inventory",), ("inventory", "--json")], ids=" ".join)
+def test_a_full_disk_under_what_is_printed_is_one_error(project, words):
+    with open("/dev/full", "w") as full:
+        code, err = printing_to(full.fileno(), project, *words)
+    assert code == 1
+    assert err.splitlines()[0].endswith("cannot be written: No space left on device")
+    assert "Traceback" not in err
+    assert "bug" not in err
+
+
+@pytest.fixture
+def unread():
+    """A pipe whose reader has ended."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+@pytest.mark.parametrize("words", [("inventory",), ("inventory", "--json")], ids=" ".join)
+def test_a_reader_that_has_ended_is_no_error(project, unread, words):
+    _, err = printing_to(unread, project, *words)
+    assert err == ""
+
+
+def test_a_reader_that_has_ended_hides_no_error(project, unread):
+    code, err = printing_to(unread, project, "status", "--limit", "g9", "--json")
+    assert code == 2
+    assert "g9" in err
+    assert "Broken" not in err
 
 
 def test_without_an_inventory(tmp_path):
@@ -179,6 +217,7 @@ def test_doctor_tells_an_unreachable_host_with_exit_code_3_and_asks_before_it_me
     assert document["problems"][0]["remedy"]
     refused(fleet(project, "doctor", "--fix"), "nobody to ask", "--yes")
     refused(fleet(project, "doctor", "--only", "helth"), "no check 'helth'", "did you mean health")
+    refused(fleet(project, "doctor", "--only", "balancers/port"), "nothing to look at", "`balancer`")
     listed = fleet(project, "doctor", "--list")
     assert listed.returncode == 0
     assert "service/inside" in listed.stdout

@@ -160,6 +160,17 @@ def test_room_for_the_image_is_its_packed_and_unpacked_size_and_a_tenth():
     said = one("system/disk", {**df(29_000_000), **GONE, **packed})
     assert "29.7 GB are free in /var/lib/docker, it needs 29.7 GB (9.0 GB packed, by its registry" in said
     assert told("system/disk", {**df(29_100_000), **GONE, **packed}) == []
+    # Where a seed of its site serves it, it is loaded from an archive: packed twice.
+    site = replace(GPU, vars={**VARS, "site": "here"})
+    seed, far = (
+        replace(GPU, name=name, vars={"site": where, "image_seed": True})
+        for name, where in (("gpu-08", "here"), ("gpu-09", "there"))
+    )
+    check = CHECKS["system/disk"]
+    sick = patient({**df(29_100_000), **GONE, **packed}, host=site)
+    (trouble,) = check.judge(replace(sick, hosts={each.name: each for each in (site, seed)})).troubles
+    assert "it needs 39.6 GB (9.0 GB packed, by its registry; for a while twice; 2 times" in trouble.detail
+    assert not check.judge(replace(sick, hosts={each.name: each for each in (site, far)})).troubles
 
 
 def test_an_image_of_unknown_size_is_guessed_and_the_guess_is_stated():
