@@ -124,7 +124,8 @@ def _refuse_nothing(words: Sequence[str], checks: Sequence[Check], hosts: Sequen
 
 
 def _agreed(findings: list[Finding]) -> bool:
+    from fleet.cli.options import agreed
     from fleet.console.doctor import show_fixes
 
     show_fixes(findings)
-    return typer.confirm("Do this?", default=False, err=True)
+    return agreed("Do this?", "nothing was changed")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -173,38 +175,62 @@ def pull(
 
 @app.command()
 def prune(
-    image: _Image = "",
+    image: Annotated[
+        str,
+        typer.Argument(
+            metavar="[IMAGE]",
+            help="Whose repository is cleared; this image itself stays. Default: the inventory's `image`.",
+            show_default=False,
+        ),
+    ] = "",
     inventory: Inventories = None,
     limit: Limit = "",
     keep: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Images that nothing needs and stay, the newest.")
+        int,
+        typer.Option(
+            min=0, metavar="N", help="So many of the images that nothing needs stay, those built last."
+        ),
     ] = 1,
     check: Annotated[bool, typer.Option("--check", help="Show what would go, and remove nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before removing.")] = False,
     forks: Forks = 0,
     ask_sudo: AskSudo = False,
     connect_timeout: ConnectTimeout = 10.0,
     ssh_config: SshConfig = None,
     json: Json = False,
 ) -> None:
-    """Remove images of the service's repository that nothing needs.
+    """Remove images of the service's repository that nothing needs. Shows them and asks first.
 
     Never one that a container of the host was made from, running or kept for a rollback, whoever's it is; nor
     the inventory's. Other repositories' images stay. What pulls left that never ended goes, too.
     """
-    from fleet.cli.options import open_inventory, print_json, refuse_examples, ssh_settings
+    from fleet.cli.options import agreed, open_inventory, print_json, refuse_examples, ssh_settings
     from fleet.cli.play import standing_back
     from fleet.console.image import prune_json, show_pruned
     from fleet.engine.connect import opener
+    from fleet.errors import InputError
     from fleet.images.prune import prune as carry_out
 
     loaded = open_inventory(inventory)
     refuse_examples(loaded)
     hosts = _hosts(loaded, limit)
     wanted = image or _image_of(loaded, hosts)
+    if not check and not yes and (json or not sys.stdin.isatty()):
+        raise InputError(
+            "nobody is there to be asked whether to remove images", remedy="say --yes, or look with --check"
+        )
+    named = {name: str(loaded.hosts[name].vars.get("image") or "") for name in hosts}
     open_host = opener(loaded, ssh_settings(ask_sudo, connect_timeout, ssh_config))
     guarded = "" if check else "fleet image prune"
     with standing_back(loaded, open_host, guarded, quiet=json) as opened, _wires(opened, hosts) as wires:
-        done, failed = carry_out(hosts, wires, wanted, keep=keep, check=check, forks=forks)
+        look = partial(carry_out, hosts, wires, wanted, keep=keep, named=named, forks=forks)
+        done, failed = look(check=check or not yes)
+        asks = not check and not yes and any(found.changes for found in done.values())
+        if asks:
+            show_pruned(done, failed, check=True)
+            if not agreed("Remove these?", "nothing was removed"):
+                raise InputError("nothing was removed")
+            done, failed = look(check=False)
     if json:
         print_json(prune_json(done, failed, check=check))
     else:

@@ -123,3 +123,17 @@ def print_json(document: Any) -> None:
     import msgspec
 
     typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+
+
+def agreed(question: str, otherwise: str, *, err: bool = True) -> bool:
+    """Whether somebody at the terminal says yes; no is the default.
+
+    Ctrl-C, or the end of the input, prints `otherwise` and exits with 130.
+    """
+    from fleet.errors import ExitCode
+
+    try:
+        return typer.confirm(question, err=err)
+    except typer.Abort:
+        typer.echo(f"\n{otherwise}", err=True)
+        raise typer.Exit(int(ExitCode.INTERRUPTED)) from None

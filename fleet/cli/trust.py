@@ -30,7 +30,7 @@ def trust(
     /etc/ssh/ssh_host_ed25519_key.pub` on the host. A key that changed since it was pinned is never replaced
     without --replace.
     """
-    from fleet.cli.options import open_inventory, print_json, refuse_examples, ssh_settings
+    from fleet.cli.options import agreed, open_inventory, print_json, refuse_examples, ssh_settings
     from fleet.console.trust import show_keys
     from fleet.errors import ExitCode, InputError
     from fleet.trust import pin_keys, scan_hosts
@@ -46,16 +46,16 @@ def trust(
     wanted = [scan for scan in scans if scan.new or (replace and scan.changed)]
     if wanted and not yes and not json and not sys.stdin.isatty():
         raise InputError("nobody is there to say yes to the new keys", remedy="look at them, then use --yes")
-    agreed = bool(wanted) and (
-        yes or (not json and typer.confirm(f"Pin the keys of {len(wanted)} hosts?", err=True))
+    pinned = bool(wanted) and (
+        yes or (not json and agreed(f"Pin the keys of {len(wanted)} hosts?", "no key was pinned"))
     )
-    if agreed:
+    if pinned:
         for path in pin_keys(wanted, settings, replace=replace):
             typer.echo(f"pinned in {path}", err=True)
-    left = [scan for scan in scans if scan.changed and not (agreed and replace)]
+    left = [scan for scan in scans if scan.changed and not (pinned and replace)]
     if json:
-        print_json({"hosts": [scan.as_json() for scan in scans], "pinned": agreed})
+        print_json({"hosts": [scan.as_json() for scan in scans], "pinned": pinned})
     if any(scan.error for scan in scans):
         raise typer.Exit(int(ExitCode.UNREACHABLE))
-    if left or (wanted and not agreed):
+    if left or (wanted and not pinned):
         raise typer.Exit(int(ExitCode.HOST_FAILED))

@@ -217,17 +217,15 @@ def _ask(wanted: Wanted, plan: Plan) -> None:
 
 
 def _confirm(question: str, wanted: Wanted) -> None:
+    from fleet.cli.options import agreed
+
     if not sys.stdin.isatty():
         raise InputError(
             "nobody is there to be asked whether to begin", remedy="say --yes, or look with --check"
         )
-    try:
-        yes = typer.confirm(question, err=wanted.json)
-    except typer.Abort:
-        typer.echo("\nnot begun; nothing was touched", err=True)
-        raise typer.Exit(int(ExitCode.INTERRUPTED)) from None
-    if not yes:
-        raise InputError("not begun; nothing was touched")
+    untouched = "not begun; nothing was touched"
+    if not agreed(question, untouched, err=wanted.json):
+        raise InputError(untouched)
 
 
 def _see_through(

@@ -149,15 +149,17 @@ def _say(console: Console, head: Text, body: Text) -> None:
 
 
 def _passed(results: Sequence[Result]) -> list[str]:
-    """The names of checks that are well on every host that could be looked at."""
+    """The names of checks that are well on every host that could be looked at, and on how many that was."""
     by_check: dict[str, list[Result]] = {}
     for each in results:
         by_check.setdefault(each.check.name, []).append(each)
-    return [
-        name
-        for name, rows in by_check.items()
-        if not any(row.verdict.troubles for row in rows) and any(not row.verdict.skipped for row in rows)
-    ]
+    said = []
+    for name, rows in by_check.items():
+        looked = [row for row in rows if not row.verdict.skipped]
+        if looked and not any(row.verdict.troubles for row in rows):
+            part = f" (on {len(looked)} of {len(rows)})" if len(looked) < len(rows) else ""
+            said.append(f"{name}{part}")
+    return said
 
 
 def _left_out(results: Sequence[Result]) -> list[str]:
@@ -194,8 +196,13 @@ def _summary(report: Report, folded: Sequence[Folded]) -> str:
     text = f"{looked}: {_count(len(folded), 'problem')} on {_count(len(sick), 'host')}"
     if report.unreachable:
         text += f", {len(report.unreachable)} unreachable"
-    fixable = sum(1 for each in folded if each.fixable)
-    if fixable and not report.mended:
+    tried = {(each.check, each.host) for each in report.mended if each.error}
+    fixable = sum(
+        1
+        for each in folded
+        if each.fixable and not any((each.check.id, host) in tried for host in each.hosts)
+    )
+    if fixable:
         text += f"; `fleet doctor --fix` mends {fixable} of them"
     return text
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fleet.docker.probe import ENGINE_PROBE
@@ -84,12 +84,13 @@ def check_engine(patient: Patient) -> Verdict:
             return bad("Docker is not installed", PROVISION)
         if unit.get("ActiveState") == "active":
             return bad("the Docker Engine runs and does not answer", _HUNG)
-        return bad(
+        down = Trouble(
             "the Docker Engine does not run",
             "`systemctl start docker` on {host}; `journalctl -u docker -n 50` there says why it does not run",
             unit.get("said", "") or f"its unit is {unit.get('ActiveState') or 'unknown'}",
             fix=Fix("start docker", (_START,)),
         )
+        return judged("", [*([] if _masked(unit) else [down]), *_boot(unit)])
     troubles = []
     if engine.major < OLDEST_ENGINE:
         troubles.append(
@@ -108,15 +109,28 @@ def check_engine(patient: Patient) -> Verdict:
                 engine.version,
             )
         )
-    if unit.get("UnitFileState") == "disabled":
-        troubles.append(
-            Trouble(
-                "Docker does not start at boot",
-                "`systemctl enable docker` on {host}",
-                fix=Fix("enable docker", (Run(("systemctl", "enable", "docker.service")),)),
-            )
+    return judged(f"Docker {engine.version}", [*troubles, *_boot(unit)])
+
+
+def _boot(unit: Mapping[str, str]) -> Iterator[Trouble]:
+    """What keeps Docker from starting at boot."""
+    if _masked(unit):
+        # Somebody's decision: it is told, and not taken back.
+        yield Trouble(
+            "Docker is masked: nothing can start it",
+            f"`systemctl unmask docker` on {{host}}, then {PROVISION}",
+            unit.get("ActiveState", ""),
         )
-    return judged(f"Docker {engine.version}", troubles)
+    elif unit.get("UnitFileState") == "disabled":
+        yield Trouble(
+            "Docker does not start at boot",
+            "`systemctl enable docker` on {host}",
+            fix=Fix("enable docker", (Run(("systemctl", "enable", "docker.service")),)),
+        )
+
+
+def _masked(unit: Mapping[str, str]) -> bool:
+    return unit.get("UnitFileState") in ("masked", "masked-runtime")
 
 
 def check_live_restore(patient: Patient) -> Verdict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from fleet.docker.answers import Image
@@ -49,14 +49,21 @@ class Pruned:
 
 
 def choose(
-    images: Sequence[Image], rows: Sequence[Row], in_use: Sequence[str], image: str, keep: int
+    images: Sequence[Image],
+    rows: Sequence[Row],
+    in_use: Sequence[str],
+    image: str,
+    keep: int,
+    named: Collection[str] = (),
 ) -> tuple[tuple[Row, ...], tuple[str, ...]]:
     """The rows that go, and the references to remove for that.
 
     What a container of the host was made from stays, whoever's it is and whether it runs or not: a release
-    that is kept for a rollback has one. So does what the inventory names, and the `keep` newest of the rest.
+    that is kept for a rollback has one. So do `image` and what else is `named`, and the `keep` newest of the
+    rest, by when they were built.
     """
-    named = {each.id for each in images if familiar(image) in (*each.tags, *each.digests)}
+    names = {familiar(each) for each in (image, *named)}
+    named = {each.id for each in images if names & {*each.tags, *each.digests}}
     idle = [row for row in rows if row.id not in in_use and row.id not in named]
     idle.sort(key=lambda row: (-row.created, row.id))
     gone = tuple(idle[keep:])
@@ -81,20 +88,25 @@ def prune(
     *,
     keep: int,
     check: bool,
+    named: Mapping[str, str] | None = None,
     forks: int = 0,
 ) -> tuple[Mapping[str, Pruned], Mapping[str, FleetError]]:
-    """Look at every host and remove what it can do without; with `check` only look.
+    """Look at every host and remove what it can do without of `image`'s repository; with `check` only look.
 
-    Each host's part by its name, and the errors of those that failed.
+    `named` are the images that hosts are to have, by host: these stay, as does `image`. Each host's part by
+    its name, and the errors of those that failed.
     """
 
     def one(name: str) -> Pruned:
-        return wires[name].do(lambda remote, runner: _host(remote, runner, image, keep, check))
+        mine = [text for text in ((named or {}).get(name),) if text]
+        return wires[name].do(lambda remote, runner: _host(remote, runner, image, mine, keep, check))
 
     return parted(ask_all(names, one, "pruning its images", at_once=forks))
 
 
-def _host(remote: Remote, runner: HostRunner, image: str, keep: int, check: bool) -> Pruned:
+def _host(
+    remote: Remote, runner: HostRunner, image: str, named: Sequence[str], keep: int, check: bool
+) -> Pruned:
     facts = look(remote, (IMAGES_PROBE, CONTAINERS_PROBE, ENGINE_PROBE), timeout=LOOK_TIMEOUT)
     engine, images = parse_engine(facts[ENGINE_PROBE.key]), parse_images(facts[IMAGES_PROBE.key])
     containers = parse_containers(facts[CONTAINERS_PROBE.key])
@@ -102,7 +114,7 @@ def _host(remote: Remote, runner: HostRunner, image: str, keep: int, check: bool
         raise TaskError(f"{remote.name}: the Docker Engine does not answer", remedy="run `fleet provision`")
     rows = host_rows(remote.name, images, containers, image)
     in_use: Sequence[str] = runner.ask(EngineCall("images_in_use", {}))
-    gone, references = choose(images, rows, in_use, image, keep)
+    gone, references = choose(images, rows, in_use, image, keep, named)
     store = store_of(engine.root_dir)
     left = abandoned(remote, store)
     stay = tuple(row for row in rows if row not in gone)

@@ -193,7 +193,12 @@ def test_what_nothing_needs_is_listed_and_goes(lab: Lab, big: str) -> None:
     names = [name for host in planned["hosts"].values() for row in host["gone"] for name in row["names"]]
     assert names.count(big) == len(lab.gpu_hosts)
     assert len(digests(lab)) == 1
-    done = lab.fleet("image", "prune", "--keep", "0", "--json")
+    assert lab.fleet("image", "prune", "--keep", "0").code == 2  # nobody to ask
+    # The image that is named stays, and what the inventory names does, too.
+    done = lab.fleet("image", "prune", big, "--keep", "0", "--yes", "--json")
+    names = [name for host in done.json["hosts"].values() for row in host["gone"] for name in row["names"]]
+    assert not {big, f"{REPO}:v1"} & set(names)
+    done = lab.fleet("image", "prune", "--keep", "0", "--yes", "--json")
     assert done.code == 0, done.out + done.err
     for host in lab.gpu_hosts:
         left = lab.sh(host, "docker images --format '{{.Repository}}:{{.Tag}}'")

@@ -485,6 +485,21 @@ def test_an_engine_that_is_old_or_without_cdi_or_silent():
     assert "systemctl enable docker" in one("containers/engine", {ENGINE_UNIT_PROBE.key: text(off)})
 
 
+@pytest.mark.parametrize(
+    ("state", "whats"),
+    [
+        ("disabled", ["the Docker Engine does not run", "Docker does not start at boot"]),
+        ("masked", ["Docker is masked: nothing can start it"]),
+        ("masked-runtime", ["Docker is masked: nothing can start it"]),
+    ],
+)
+def test_an_engine_that_is_down_and_would_not_come_up_either_is_told_at_once(state, whats):
+    unit = {ENGINE_UNIT_PROBE.key: text(f"LoadState=loaded\nActiveState=inactive\nUnitFileState={state}\n")}
+    troubles = CHECKS["containers/engine"].judge(patient({"docker.engine": Answer(7), **unit})).troubles
+    assert [each.what for each in troubles] == whats
+    assert all((each.fix is None) == ("masked" in state) for each in troubles)
+
+
 def test_live_restore_off():
     assert "live-restore" in one("containers/live-restore", {"docker.engine": gpu_world.engine()})
 

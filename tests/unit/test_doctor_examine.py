@@ -122,6 +122,16 @@ def test_a_fix_that_fails_is_told_and_its_trouble_stays():
     assert not after.ok
     assert "no such thing" in after.mended[0].error
     assert "could not try" in shown(after)
+    assert "--fix` mends" not in shown(after)  # it has just shown that it cannot
+    other = replace(before, mended=(replace(after.mended[0], error=""),))
+    assert shown(other).splitlines()[-1].endswith("`fleet doctor --fix` mends 1 of them")
+
+
+def test_what_could_be_looked_at_on_some_hosts_only_is_said_so():
+    lines = shown(fleet_of(3, 1, {"docker.engine": Answer(7)})).splitlines()
+    (head,) = [line for line in lines if line.startswith("containers")]
+    assert "live-restore (on 2 of 3)" in head
+    assert any("not looked at: live-restore: no engine answers (gpu-001)" in line for line in lines)
 
 
 def test_the_same_problem_on_a_hundred_hosts_is_one():

@@ -95,6 +95,10 @@ def test_what_any_container_was_made_from_and_what_the_inventory_names_stays():
     assert gone(images, [kept], [IDS[1]], 0) == (f"{APP}@{ONE}", f"{APP}:v1", f"{APP}@{THREE}", f"{APP}:v3")
     # Somebody else's container counts, too.
     assert gone(images, [], IDS[:3], 0) == ()
+    # Where another image is asked for, the inventory's stays all the same.
+    rows = host_rows("gpu-01", images, [], f"{APP}:v1")
+    left, _ = choose(images, rows, [], f"{APP}:v1", 0, [f"{APP}:v3"])
+    assert sorted(row.names for row in left) == [(f"{APP}:v2",), (f"{APP}:v4",)]
 
 
 def test_the_newest_of_the_others_stay_as_many_as_are_asked_for():

@@ -53,6 +53,19 @@ DOWN = Round(
     ),
 )  # fmt: skip
 
+MASKED = Round(
+    "masked",
+    (
+        Break("containers/engine", "Docker is masked", "gpu-01",
+              f"{STOP}; systemctl mask --runtime docker", "systemctl unmask --runtime docker; systemctl start docker.socket docker",
+              "systemctl unmask docker"),
+        Break("containers/engine", "the Docker Engine does not run", "gpu-02", STOP,
+              "systemctl start docker.socket docker", "systemctl start docker"),
+        Break("containers/engine", "Docker does not start at boot", "gpu-02", "systemctl disable docker",
+              "systemctl enable docker", "systemctl enable docker"),
+    ),
+)  # fmt: skip
+
 GONE = Round(
     "gone",
     (
@@ -74,4 +87,4 @@ HUNG = Round(
     long=True,
 )  # fmt: skip
 
-ROUNDS = (FILES, DOWN, GONE, HUNG)
+ROUNDS = (FILES, DOWN, MASKED, GONE, HUNG)
