@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from fleet.balancer.marking import is_edited, marked
 from fleet.balancer.nginx_ring import place_keys, shares
 from fleet.balancer.render import checked_servers
 from fleet.errors import InputError, Place
@@ -122,7 +122,7 @@ def render(slots: Sequence[Slot], settings: Settings, template_path: Path) -> st
             place=Place(str(template_path)),
             remedy="keep the line `# fleet-config: {{ config_hash }}` and the location /config",
         )
-    return text.replace(_UNKNOWN_HASH, hashlib.sha256(text.encode()).hexdigest()[:16])
+    return marked(text, _UNKNOWN_HASH)
 
 
 def main_text(settings: Settings) -> str:
@@ -137,6 +137,11 @@ def config_hash(text: str) -> str | None:
     """The hash a configuration carries; None where it has none."""
     found = re.search(r"^# fleet-config: ([0-9a-f]{16})$", text, re.MULTILINE)
     return found[1] if found else None
+
+
+def edited(text: str) -> bool:
+    """True where somebody changed a configuration of fleet's after it was written."""
+    return is_edited(text, config_hash(text), _UNKNOWN_HASH)
 
 
 def deployed_servers(config: str) -> tuple[DeployedServer, ...]:

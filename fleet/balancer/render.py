@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from zlib import crc32
 import msgspec
 
 from fleet.balancer.gateway import Gateway
+from fleet.balancer.marking import is_edited, marked
 from fleet.balancer.paths import LUA_FILE, SOCKET, STATE_FILE
 from fleet.errors import InputError, Place
 from fleet.model.slot import Slot
@@ -178,12 +178,17 @@ def render(slots: Sequence[Slot], settings: Settings, template_path: Path) -> st
             place=Place(str(template_path)),
             remedy="add the line `setenv FLEET_CONFIG {{ config_hash }}` to its section global",
         )
-    return text.replace(_UNKNOWN_HASH, hashlib.sha256(text.encode()).hexdigest()[:16])
+    return marked(text, _UNKNOWN_HASH)
 
 
 def config_hash(text: str) -> str | None:
     """The hash a configuration carries in its `setenv FLEET_CONFIG`; None where it has none."""
     return _environment("FLEET_CONFIG", text)
+
+
+def edited(text: str) -> bool:
+    """True where somebody changed a configuration of fleet's after it was written."""
+    return is_edited(text, config_hash(text), _UNKNOWN_HASH)
 
 
 def config_profile(text: str) -> str | None:

@@ -142,6 +142,8 @@ def _not_in_force(patient: Patient, now: Running, name: str) -> Iterator[Trouble
     elif now.hash != now.file_hash:
         detail = f"{now.hash} runs, {now.file_hash} is on disk"
         yield Trouble(f"the configuration on disk is not the one that {name} runs", push, detail)
+    elif now.edited:
+        yield Trouble("somebody edited the configuration that fleet wrote", push, f"it says {now.file_hash}")
     if now.servers is None:
         return
     servers = {server.name for server in now.servers.slots()}

@@ -63,8 +63,7 @@ def _whose(planned: Planned) -> str:
     bears = planned.now.file_hash
     if bears is None:
         return "by somebody else"
-    # The hash is of the text, so the same hash over another text is somebody's edit.
-    return f"{bears}{', edited since' if bears == planned.hash else ''}"
+    return f"{bears}{', edited since' if planned.now.edited else ''}"
 
 
 def _remarks(planned: Planned) -> Iterator[str]:

@@ -17,13 +17,15 @@ from fleet.model.facts import Facts, Probe
 class Running:
     """What a balancer's host has and runs, as far as it is known.
 
-    `deployed` is the configuration file's text, None where there is none; `file_hash` the hash it bears.
+    `deployed` is the configuration file's text, None where there is none; `file_hash` the hash it bears,
+    and `edited` tells that it has another one now.
     `version` is the installed program's. `answers` tells that it runs, with the configuration `hash` (None:
     somebody else's); another `generation` is another process. `servers` is HAProxy's account of its own.
     """
 
     deployed: str | None = None
     file_hash: str | None = None
+    edited: bool = False
     version: str | None = None
     answers: bool = False
     hash: str | None = None
@@ -42,6 +44,7 @@ class Software:
     runtime: Probe
     read: Callable[[Facts, Probe, Probe], Running]
     hash_of: Callable[[str], str | None]
+    edited: Callable[[str], bool]
 
     @property
     def probes(self) -> tuple[Probe, ...]:
@@ -56,6 +59,7 @@ class Software:
         return Running(
             text,
             self.hash_of(text or ""),
+            self.edited(text or ""),
             found.version,
             found.answers,
             found.hash,
@@ -101,6 +105,7 @@ SOFTWARE: Mapping[str, Software] = {
         probe.RUNTIME_PROBE,
         _haproxy,
         render.config_hash,
+        render.edited,
     ),
     "nginx": Software(
         "nginx",
@@ -110,6 +115,7 @@ SOFTWARE: Mapping[str, Software] = {
         nginx_probe.RUNTIME_PROBE,
         _nginx,
         nginx.config_hash,
+        nginx.edited,
     ),
 }
 """By the name of the module whose tasks are the balancer's configuration."""

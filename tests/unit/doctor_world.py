@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fleet.balancer.marking import marked
+from fleet.balancer.render import config_hash
 from fleet.doctor.balancers import FEATURES_PROBE, REACH_PROBE
 from fleet.doctor.containers import CDI_PROBE, ENGINE_UNIT_PROBE, TOOLKIT_PROBE
 from fleet.doctor.disk import DISK_PROBE
@@ -121,6 +123,7 @@ def patient(
     return Patient(host, facts, {host.name: host}, {host.name: facts}, NOW, NOW + 1, **more)
 
 
+CONFIG = marked("global\n  setenv FLEET_CONFIG <config_hash>\n", "<config_hash>")
 HAPROXY_VV = (
     "HAProxy version 3.0.11-1+deb13u2 2025/10/04 - https://haproxy.org/\nBuild options :\n"
     "Feature list : -51DEGREES +ACCEPT4 +EPOLL +LUA -MATH +OPENSSL +PCRE2 +PROMEX +TPROXY\n"
@@ -134,7 +137,7 @@ def lb_facts(changed: Mapping[str, Answer] | None = None) -> Facts:
     state = "3 work 1 {0} 10.0.0.1 2 0 10 10\n"
     row = "work,{0},0,0,5,0,0,800,UP,L7OK,HTTP 200,10.0.0.1:{1},\n"
     running = (
-        "now=1772366400\nFLEET_CONFIG=abcdef0123456789\n\nName: HAProxy\nVersion: 3.0.11\nUptime_sec: 100\n\n1\n"
+        f"now=1772366400\nFLEET_CONFIG={config_hash(CONFIG)}\n\nName: HAProxy\nVersion: 3.0.11\nUptime_sec: 100\n\n1\n"
         "# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight\n"
         + "".join(state.format(name) for name in ("gpu-01-0", "gpu-01-1"))
         + "\n# pxname,svname,qcur,scur,stot,econ,hrsp_5xx,rtime,status,check_status,last_chk,addr,\n"
@@ -146,7 +149,7 @@ def lb_facts(changed: Mapping[str, Answer] | None = None) -> Facts:
             SYSTEM_PROBE.key: HEALTHY[SYSTEM_PROBE.key],
             keys[0]: text("HAProxy version 3.0.11-1+deb13u2 2025/10/04 - https://haproxy.org/\nsocat\n"),
             keys[1]: text(running),
-            keys[2]: text("global\n  setenv FLEET_CONFIG abcdef0123456789\n"),
+            keys[2]: text(CONFIG),
             FEATURES_PROBE.key: text(HAPROXY_VV),
             PORTS_PROBE.key: text(
                 'LISTEN 0      4096         0.0.0.0:80         0.0.0.0:*    users:(("haproxy",pid=517,fd=11))\n'

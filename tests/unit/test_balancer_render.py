@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.balancer.deploy import deployed_servers
-from fleet.balancer.render import Peer, Settings, config_hash, render
+from fleet.balancer.render import Peer, Settings, config_hash, edited, render
 from fleet.errors import InputError
 from fleet.model.slot import Slot
 from tests.unit.haproxy_world import TEMPLATE, check, settings, slots
@@ -62,6 +62,10 @@ def test_the_hash_follows_the_text():
     other = render([replace(slots(1)[0], weight=11)], Settings(), TEMPLATE)
     assert one == same
     assert re.fullmatch("[0-9a-f]{16}", config_hash(one) or "")
+    assert not edited(one)
+    assert edited(one + "# by hand\n")
+    assert edited(one.replace("7860", "7861"))
+    assert not edited("somebody else's")
     assert config_hash(one) != config_hash(other)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from fleet.balancer.render import config_hash
 from fleet.console.doctor import report_json, show_report
 from fleet.doctor.checks import ALL, chosen
 from fleet.doctor.examine import Look, examine, mend, probes_of, report
@@ -267,7 +268,9 @@ def test_a_configuration_that_is_not_fleets_not_in_force_or_lacks_a_slot():
     assert "does not answer" in balancer("config", {"haproxy.runtime": text("absent\n")})
     file = next(key for key in facts if key.startswith("lb.file:"))
     other = {file: text("global\n  setenv FLEET_CONFIG 0000000000000000\n")}
-    assert "abcdef0123456789 runs, 0000000000000000 is on disk" in balancer("config", other)
+    assert f"{config_hash(world.CONFIG)} runs, 0000000000000000 is on disk" in balancer("config", other)
+    touched = {"lb.file:/etc/haproxy/haproxy.cfg": text(world.CONFIG + "# by hand\n")}
+    assert "somebody edited the configuration that fleet wrote" in balancer("config", touched)
     renamed = {"haproxy.runtime": text(runs.replace("gpu-01-1", "gpu-01-7"))}
     said = balancer("config", renamed)
     assert "it does not know every slot | gpu-01-1" in said

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.balancer.nginx import Settings, config_hash, deployed_servers, main_text, render
+from fleet.balancer.nginx import Settings, config_hash, deployed_servers, edited, main_text, render
 from fleet.balancer.nginx_ring import shares
 from fleet.errors import InputError
 from fleet.model.slot import Slot
@@ -66,6 +66,10 @@ def test_the_hash_follows_the_text():
     one = render(slots([7860]), Settings(), TEMPLATE)
     assert one == render(slots([7860]), Settings(), TEMPLATE)
     assert re.fullmatch("[0-9a-f]{16}", config_hash(one) or "")
+    assert not edited(one)
+    assert edited(one + "# by hand\n")
+    assert edited(one.replace("7860", "7861"))
+    assert not edited("somebody else's")
     assert config_hash(one) != config_hash(render(slots([7860], [7]), Settings(), TEMPLATE))
 
 

@@ -63,6 +63,8 @@ CONFIGURATIONS = Round(
               f"keep {_CONFIG}; sed -i 's/gpu-02-1\\b/gpu-02-9/g' {_CONFIG}; systemctl reload haproxy; sleep 0.3",
               _BACK, "fleet lb push"),
         Break("balancers/config", "it has servers that are no slots", "lb-02", _NOTHING, _NOTHING, "fleet lb push"),
+        Break("balancers/config", "somebody edited the configuration that fleet wrote", "lb-02", _NOTHING, _NOTHING,
+              "fleet lb diff"),
     ),
 )  # fmt: skip
 
