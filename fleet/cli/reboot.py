@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -113,17 +113,29 @@ def reboot(
     else:
         command = f"fleet reboot {' '.join(targets)}"
         result = reboot_hosts(names, loaded, open_host, command, wish, view)
-    view.result(result, "" if check else _again(result.left, inventory, force=force))
+    options: dict[str, str | bool] = {
+        "--force": force,
+        "--deadline": deadline if deadline != "15m" else "",
+        "--cut": cut,
+        "--timeout": timeout if timeout != "15m" else "",
+        "--serial": str(serial) if serial != 1 else "",
+        "--floor": floor or "",
+        "--allow-down": allow_down,
+        "--ask-sudo-pass": ask_sudo,
+        "--ssh-config": str(ssh_config or ""),
+    }
+    view.result(result, "" if check else _again(result.left, options, inventory))
     if json:
         print_json(reboot_json(result))
     if result.exit_code:
         raise typer.Exit(int(result.exit_code))
 
 
-def _again(left: Sequence[str], inventory: list[Path] | None, *, force: bool) -> str:
+def _again(left: Sequence[str], options: Mapping[str, str | bool], inventory: list[Path] | None) -> str:
     """The command for the hosts that are left; a forced one must not name those that are done."""
+    said = (word for name, value in options.items() if value for word in (name, value) if word is not True)
     files = (word for path in inventory or () for word in ("-i", str(path)))
-    return shlex.join(["fleet", "reboot", *left, *(["--force"] if force else []), *files])
+    return shlex.join(["fleet", "reboot", *left, *map(str, said), *files])
 
 
 def _hosts(loaded: Inventory, targets: list[str]) -> list[str]:

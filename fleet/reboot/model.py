@@ -104,12 +104,17 @@ class Rebooted:
 
     @property
     def exit_code(self) -> ExitCode:
-        """Interrupted, then a host that failed, then one that is not back or was not reached, then done."""
+        """Interrupted, then a host that failed, then one that is not back or was not reached, then done.
+
+        INVALID only where no host was rebooted.
+        """
         states = {each.state for each in self.hosts}
         if self.interrupted:
             return ExitCode.INTERRUPTED
         if failed := [each.error for each in self.hosts if each.state == "failed"]:
             codes = {error.exit_code for error in failed if error is not None}
+            if codes == {ExitCode.INVALID} and states & {"rebooted", "finished"}:
+                return ExitCode.HOST_FAILED  # a floor that ended the run is no mistake of which nothing came
             return codes.pop() if len(codes) == 1 else ExitCode.HOST_FAILED
         return ExitCode.UNREACHABLE if states & {"not back", "not reached"} else ExitCode.DONE
 

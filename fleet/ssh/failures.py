@@ -103,7 +103,9 @@ def _broken(target: Target, error: Exception) -> UnreachableError:
         return UnreachableError(
             f"{target.name}: {target.address} accepted the connection, then did not speak SSH",
             output=text,
-            remedy="check ansible_port; a busy sshd also drops connections (MaxStartups, PerSourcePenalties)",
+            remedy="is the host frozen or out of memory? A reset by its console or provider ends that. Or is "
+            "ansible_port another program's? A busy sshd also drops connections (MaxStartups, "
+            "PerSourcePenalties)",
         )
     return UnreachableError(
         f"{target.name}: the SSH handshake with {target.address} failed",

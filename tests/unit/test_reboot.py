@@ -362,10 +362,11 @@ def test_a_run_that_stopped_says_who_is_done_who_is_not_and_how_to_go_on(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.second.down = 10**6
-    done = fleet(world, monkeypatch, "gpu", "--timeout", "0.05", "--force")
+    done = fleet(world, monkeypatch, "gpu", "--timeout", "0.05", "--force", "--allow-down")
     assert done.exit_code == ExitCode.UNREACHABLE
     lines = done.output.splitlines()
     assert any(line.startswith("gpu-01: rebooted in ") for line in lines)
     assert "gpu-02: has not come back; gpu-02-0 stays drained" in lines
     assert lines[-2] == "1 rebooted, 1 not back"
-    assert lines[-1] == f"to go on: fleet reboot gpu-02 --force -i {world.first.folder.parent / 'hosts.yml'}"
+    words = "fleet reboot gpu-02 --force --timeout 0.05 --allow-down"
+    assert lines[-1] == f"to go on: {words} -i {world.first.folder.parent / 'hosts.yml'}"

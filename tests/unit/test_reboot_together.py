@@ -21,6 +21,7 @@ from fleet.reboot import host as host_side
 from fleet.reboot import run as rebooting
 from fleet.reboot.batch import Work
 from fleet.reboot.host import HostSeen, HostSide
+from fleet.reboot.model import HostOutcome, Rebooted, State
 from fleet.rollout.model import Share
 from tests.unit.reboot_world import GpuHost
 from tests.unit.test_reboot import DRIVER, Service, World
@@ -82,6 +83,14 @@ def test_one_host_alone_may_go_below_the_floor_that_nobody_asked_for() -> None:
     scales = Scales({"gpu-01-0": 80, "gpu-02-0": 10})
     assert chosen(scales, [work(1), work(2)], together=2) == ["gpu-02"]
     assert chosen(scales, [work(1)], together=2) == ["gpu-01"]
+
+
+@pytest.mark.parametrize(("before", "code"), [("not needed", 2), ("rebooted", 1), ("finished", 1)])
+def test_a_floor_that_ends_a_run_is_invalid_input_only_where_nothing_was_done(
+    before: State, code: int
+) -> None:
+    short = HostOutcome("gpu-02", "failed", error=InputError("the floor is 32"))
+    assert Rebooted((HostOutcome("gpu-01", before), short)).exit_code == code
 
 
 def test_hosts_that_serve_nothing_take_nothing_from_the_floor() -> None:
