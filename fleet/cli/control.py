@@ -70,7 +70,7 @@ def drain(
 
     if no_wait and (deadline or no_cut):
         raise InputError("--no-wait and a deadline exclude each other", remedy="leave one of them out")
-    wait = None if no_wait else Wait(seconds(deadline), cut=not no_cut) if deadline else Wait()
+    wait = None if no_wait else Wait(seconds(deadline, "--deadline"), cut=not no_cut) if deadline else Wait()
     loaded = _inventory(inventory)
     with open_balancers(
         loaded, _opener(loaded, ask_sudo, connect_timeout, ssh_config), "fleet drain"

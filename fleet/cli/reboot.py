@@ -96,9 +96,9 @@ def reboot(
 
     wish = Wish(
         force=force,
-        deadline=seconds(deadline),
+        deadline=seconds(deadline, "--deadline"),
         cut=cut,
-        timeout=seconds(timeout),
+        timeout=seconds(timeout, "--timeout"),
         allow_down=allow_down,
         together=serial,
         floor=None if floor is None else read_value(OPTIONS["floor"], "--floor", floor),

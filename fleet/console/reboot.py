@@ -53,7 +53,7 @@ class RebootView:
     def result(self, result: Rebooted, again: str = "") -> None:
         """How each host ended and what to do about it; `again` is the command for those that are left."""
         for host in result.hosts:
-            self._line(host.host, _words(host), _STYLES.get(host.state, "bold red"))
+            self._line(host.host, _words(host, result), _STYLES.get(host.state, "bold red"))
             if host.error is not None:
                 for line in error_lines(host.error):
                     self._line("", f"  {line}", "dim")
@@ -77,7 +77,7 @@ def _counted(result: Rebooted) -> str:
     return ", ".join(f"{count} {_COUNTED.get(state, state)}" for state, count in counts.items())
 
 
-def _words(host: HostOutcome) -> str:
+def _words(host: HostOutcome, result: Rebooted) -> str:
     stays = "stays" if len(host.slots) == 1 else "stay"
     names = ", ".join(host.slots)
     slots = f"; {names} {stays} drained" if host.drained and names else ""
@@ -91,7 +91,8 @@ def _words(host: HostOutcome) -> str:
         case "finished":
             return "the reboot that was begun before is finished"
         case "untouched":
-            return "not touched, since another host did not end well"
+            why = "the run was interrupted" if result.interrupted else "another host did not end well"
+            return f"not touched, since {why}"
         case "interrupted":
             takes = "takes" if len(host.slots) == 1 else "take"
             return f"interrupted{slots or (f'; {names} {takes} jobs as before' if names else '')}"

@@ -11,10 +11,11 @@ _SPAN = re.compile(r"(?:\d+(?:\.\d+)?[smh])+|\d+(?:\.\d+)?")
 _PART = re.compile(r"(\d+(?:\.\d+)?)([smh]?)")
 
 
-def seconds(text: str) -> float:
-    """The length in seconds. Raises InputError."""
+def seconds(text: str, option: str = "") -> float:
+    """The length in seconds. Raises InputError, which begins with `option` where there is one."""
     if not _SPAN.fullmatch(text.strip()):
-        raise InputError(f"{text!r} is no length of time", remedy="write it as 90s, 10m or 1h30m")
+        said = f"{option}: {text!r}" if option else repr(text)
+        raise InputError(f"{said} is no length of time", remedy="write it as 90s, 10m or 1h30m")
     return sum(float(number) * _UNITS[unit or "s"] for number, unit in _PART.findall(text))
 
 

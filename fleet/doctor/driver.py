@@ -176,8 +176,8 @@ def _driver(patient: Patient) -> Driver:
 
 _NO_CARD = "take {host} out of the group `gpu`; or look at `lspci -d 10de:` there and seat the card anew"
 _LOST = (
-    "look at `dmesg | grep -i -e nvrm -e xid` on {host}; then `nvidia-smi --gpu-reset` there, "
-    "or restart it (a lost card comes back only so)"
+    "look at `dmesg | grep -i -e nvrm -e xid` on {host}; then `nvidia-smi --gpu-reset` there, or "
+    f"{REBOOT} (a lost card comes back only so); does it go away again, look at heat, seat and power"
 )
 _BUILD = "install its kernel's headers on {host} (linux-headers-$(uname -r)), then `dkms autoinstall` there"
 
@@ -199,7 +199,7 @@ CHECKS = (
     Check(
         "driver",
         "versions",
-        "what runs goes on, and no container starts any more once module and library differ",
+        "a driver that does not answer starts no container, though those that run may go on for a while",
         check_versions,
         lambda host: (DRIVER_PROBE, GPU_PROBE),
     ),

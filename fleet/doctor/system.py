@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from fleet.control.spans import in_words
 from fleet.doctor.model import BALANCER_GROUP, GPU_GROUP, Check, Trouble, Verdict, bad, judged, skipped, well
-from fleet.doctor.patient import Patient
+from fleet.doctor.patient import ABSENT, Patient
 from fleet.errors import FleetError
 from fleet.model.facts import Probe
 from fleet.modules._os import OS_PROBE, System, system
+from fleet.modules._reboot import REBOOT_PROBE, parse_reboot
 from fleet.modules.base import Context
 
 EVERYWHERE = (GPU_GROUP, BALANCER_GROUP)
@@ -24,16 +25,6 @@ SYSTEM_PROBE = Probe(
     """\
 date +now=%s.%N
 printf 'machine=%s\\nkernel=%s\\n' "$(uname -m)" "$(uname -r)"
-reasons=
-if [ -e /run/fleet/reboot-required ]; then
-  while IFS= read -r line; do [ -z "$line" ] || reasons="$reasons; $line"; done </run/fleet/reboot-required
-  echo "reboot=${reasons#; }"
-fi
-if [ -e /run/reboot-required ]; then
-  packages=
-  [ -r /run/reboot-required.pkgs ] && packages=$(sort -u /run/reboot-required.pkgs | head -n 5 | tr '\\n' ' ')
-  echo "system_reboot=${packages% }"
-fi
 exit 0
 """,
 )
@@ -100,15 +91,19 @@ def check_clock(patient: Patient) -> Verdict:
 
 
 def check_reboot(patient: Patient) -> Verdict:
-    """Whether the host waits for a restart."""
-    pairs = patient.pairs(SYSTEM_PROBE.key)
+    """Whether the host waits for a restart, or for the end of one."""
+    answer = patient.facts.get(REBOOT_PROBE.key, ABSENT)
+    own, every = parse_reboot(answer, system=False), parse_reboot(answer)
+    if own.begun is not None:
+        by = f"begun by {own.begun.by}" if own.begun.by else ""
+        return bad("a reboot of it was begun and has not ended", _GO_ON, by)
     # `fleet reboot` drains slots first; a balancer has none.
     remedy = _REBOOT if GPU_GROUP in patient.host.groups else _REBOOT_BALANCER
-    if "reboot" in pairs:
-        return bad("it waits for a reboot", remedy, pairs["reboot"] or "no reason given")
+    if own.reasons:
+        return bad("it waits for a reboot", remedy, "; ".join(own.reasons))
     # Without the driver's own word the system's is advice: new libraries, another kernel for the next time.
-    if "system_reboot" in pairs:
-        return bad("the system asks for a reboot", remedy, pairs["system_reboot"] or "no reason given")
+    if every.reasons:
+        return bad("the system asks for a reboot", remedy, "; ".join(every.reasons))
     return well("none pending")
 
 
@@ -117,6 +112,7 @@ _OTHER_SYSTEM = (
     "`--skip-preflight` tries anyway"
 )
 _REBOOT = "`fleet reboot {host}`: it drains the slots first and gives them back once all is there again"
+_GO_ON = "`fleet reboot {host}` goes on with it, and gives back the slots that it drained"
 _REBOOT_BALANCER = "`systemctl reboot` on {host}, while another balancer serves or nobody works"
 
 CHECKS = (
@@ -141,7 +137,7 @@ CHECKS = (
         "reboot",
         "until then what is installed is not what runs, and it may come up differently at a bad time",
         check_reboot,
-        lambda host: (SYSTEM_PROBE,),
+        lambda host: (REBOOT_PROBE,),
         EVERYWHERE,
     ),
 )

@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from fleet.data import data_dir
-from fleet.errors import FleetError, InputError, Place
+from fleet.engine.mistakes import ArgumentError, Where, argument_error
+from fleet.errors import FleetError, InputError
 from fleet.model.facts import Probe
 from fleet.model.host import Host
 from fleet.modules.base import Args, Context, Module
@@ -50,17 +51,22 @@ def bind_play(
     hosts: Mapping[str, Host],
     variables: Mapping[str, Any],
     extra: Mapping[str, Any],
+    where: Where = lambda _: None,
 ) -> tuple[tuple[BoundTask, ...], tuple[BoundTask, ...]]:
     """The play's tasks and handlers for one host. `variables` are the inventory's for that
     host, `extra` those that stand above all others.
 
-    Raises InputError at the task's file and line.
+    Raises InputError at the task's file and line, or where the inventory has the variable that is wrong.
     """
     search = (*_search(book.path), *_beside(variables))
     scope = _settle({**play.defaults, **variables, **play.vars, **extra}, play)
 
     def bind(task: Task) -> list[BoundTask]:
-        return list(_bind(task, play, host, hosts, scope, search))
+        try:
+            return list(_bind(task, play, host, hosts, scope, search))
+        except ArgumentError as error:
+            error.find(scope, lambda name: None if name in extra else where(name))
+            raise
 
     tasks = tuple(bound for task in play.tasks for bound in bind(task))
     return tasks, tuple(bound for task in play.handlers for bound in bind(task))
@@ -150,25 +156,5 @@ def _typed(task: Task, module: Module[Any], rendered: Mapping[str, Any], host: H
     try:
         return msgspec.convert(rendered, module.args)
     except (msgspec.ValidationError, ValueError) as error:
-        raise InputError(
-            f"task {task.name!r}, host {host.name}: {task.module}: {_words(str(error))}",
-            place=_place_of(str(error), task),
-        ) from error
-
-
-def _place_of(problem: str, task: Task) -> Place:
-    """The place of the argument a msgspec message names (`... - at `$.name``), else the task's."""
-    for key, place in task.places.items():
-        if f"`$.{key}" in problem:
-            return place
-    return task.place
-
-
-def _words(problem: str) -> str:
-    """A msgspec message in a user's words."""
-    return (
-        problem.replace("Object missing required field", "missing argument")
-        .replace("Expected", "expected")
-        .replace(" - at `$.", " in `")
-        .replace(" - at `$`", "")
-    )
+        before = f"task {task.name!r}, host {host.name}: {task.module}: "
+        raise argument_error(before, str(error), task, rendered, module.args) from error

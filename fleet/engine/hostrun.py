@@ -190,11 +190,12 @@ class HostRun:
     ) -> None:
         """Execute the changes, look again, and hold the module to its word."""
         assert self._runner is not None
-        open_question = [change.summary for change in changes if change.deferred]
-        if open_question:
+        if waiting := [change for change in changes if change.deferred]:
+            remedies = dict.fromkeys(change.remedy for change in waiting if change.remedy)
             raise TaskError(
-                f"cannot decide: {'; '.join(open_question)}",
-                remedy="what this depends on was not there when the task came; run the tasks before it",
+                f"cannot be done yet: {'; '.join(change.summary for change in waiting)}",
+                remedy="; ".join(remedies)
+                or "what this depends on was not there when the task came; run the tasks before it",
             )
         self._set.listen(TaskStarted(self._host, bound.name))
         for change in changes:

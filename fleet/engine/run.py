@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 
 from fleet.engine.bind import BoundTask, bind_play
 from fleet.engine.everyone import MAX_FORKS
@@ -51,7 +52,8 @@ def prepare(book: Playbook, inventory: Inventory, options: RunOptions) -> list[P
             if limited is not None and host.name not in limited:
                 continue
             scope = variables(inventory, host)
-            bound, bound_handlers = bind_play(play, book, host, inventory.hosts, scope, options.extra)
+            where = partial(inventory.where, host.name)
+            bound, bound_handlers = bind_play(play, book, host, inventory.hosts, scope, options.extra, where)
             tasks[host.name] = tuple(task for task in bound if _wanted(task, options.tags))
             handlers[host.name] = bound_handlers
         work.append(PlayWork(play, tasks, handlers))

@@ -74,12 +74,14 @@ class Change:
 
     `summary` is one line in the present tense ("install docker.io 26.1"); `diff` a unified or
     before -> after text for --diff; `steps` what mends it. A change without steps is `deferred`: what it
-    will be depends on changes before it in the same run ("containers for the GPUs found then").
+    will be depends on changes before it in the same run ("containers for the GPUs found then"), and `remedy`
+    what to do where these did not bring about what it waits for.
     """
 
     summary: str
     diff: str = ""
     steps: tuple[Step, ...] = ()
+    remedy: str = ""
 
     @property
     def deferred(self) -> bool:

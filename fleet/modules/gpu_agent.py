@@ -23,10 +23,11 @@ from fleet.gpu.agent import (
     listen_address,
     unit_text,
 )
-from fleet.gpu.probe import GPU_PROBE, driver_problem, parse_gpus
+from fleet.gpu.probe import GPU_PROBE, parse_gpus
 from fleet.gpu.slots import slots_of
 from fleet.model.facts import Facts, Probe
 from fleet.model.steps import Change, Run
+from fleet.modules._deferred import once_the_driver_works
 from fleet.modules._files import FileState, Wanted, file_probe, file_state, write
 from fleet.modules._systemd import SYSTEMCTL, unit_probe, unit_state
 from fleet.modules.base import Args, Context
@@ -115,8 +116,7 @@ class GpuAgent:
             return list(_removed(facts, ctx))
         slots = _slots(facts, ctx)
         if slots is None:
-            reason = driver_problem(facts[GPU_PROBE.key])
-            return [Change(f"start {UNIT}, once the NVIDIA driver works ({reason})")]
+            return [once_the_driver_works(f"start {UNIT}", facts, ctx)]
         return list(_present(_config(args, slots, facts, ctx), facts, ctx))
 
 

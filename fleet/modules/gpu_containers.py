@@ -25,7 +25,6 @@ from fleet.gpu.container import ContainerSpec, capabilities
 from fleet.gpu.probe import (
     GPU_PROBE,
     GPU_PROCESSES_PROBE,
-    driver_problem,
     parse_gpu_processes,
     parse_gpus,
 )
@@ -36,6 +35,7 @@ from fleet.model.slot import Gpu, Slot
 from fleet.model.steps import Change
 from fleet.modules._boot_unit import BOOT_UNIT_PROBE, boot_unit
 from fleet.modules._container_safety import ROOT_REMEDY, check_safety, root_problem
+from fleet.modules._deferred import once_the_driver_works
 from fleet.modules.base import Args, Context
 from fleet.modules.gpu_container_plan import SlotPlanner
 
@@ -189,8 +189,7 @@ class GpuContainers:
         images = parse_images(facts[IMAGES_PROBE.key])
         containers = parse_containers(facts[CONTAINERS_PROBE.key])
         if slots is None:
-            reason = driver_problem(facts[GPU_PROBE.key])
-            return [Change(f"run {args.image} on each GPU, once the NVIDIA driver works ({reason})")]
+            return [once_the_driver_works(f"run {args.image} on each GPU", facts, ctx)]
         gpus = {gpu.uuid: gpu for gpu in parse_gpus(facts[GPU_PROBE.key]) or ()}
         _check_gpus(args, slots, gpus, ctx)
         if engine is None or images is None or containers is None:

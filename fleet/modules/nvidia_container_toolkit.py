@@ -8,11 +8,12 @@ from typing import ClassVar
 
 import msgspec
 
-from fleet.gpu.probe import GPU_PROBE, driver_problem, parse_gpus
+from fleet.gpu.probe import GPU_PROBE, parse_gpus
 from fleet.model.facts import Answer, Facts, Probe
 from fleet.model.slot import Gpu
 from fleet.model.steps import Change, Run
 from fleet.modules import _apt
+from fleet.modules._deferred import once_the_driver_works
 from fleet.modules._files import check_path
 from fleet.modules.base import Args, Context
 
@@ -82,8 +83,7 @@ class NvidiaContainerToolkit:
         changes = _apt.install(wishes, known, hold=args.hold, allow_downgrade=args.allow_downgrade)
         gpus = parse_gpus(facts[GPU_PROBE.key])
         if gpus is None:
-            problem = driver_problem(facts[GPU_PROBE.key])
-            return [*changes, Change(f"generate {args.cdi_spec} once the driver answers ({problem})")]
+            return [*changes, once_the_driver_works(f"generate {args.cdi_spec}", facts, ctx)]
         if reason := _stale(facts[spec_probe(args.cdi_spec).key], gpus):
             generate = ("nvidia-ctk", "cdi", "generate", f"--output={args.cdi_spec}")
             diff = f"{args.cdi_spec}: {reason}\n"

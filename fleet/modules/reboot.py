@@ -90,5 +90,5 @@ def what_is_due(seen: RebootSeen, *, force: bool) -> str:
         left = "it has rebooted, its slots are not back" if seen.is_back else "it has not rebooted yet"
         return f"go on with the reboot{by}: {left}"
     if seen.reasons:
-        return f"reboot: {'; '.join(seen.reasons)}"
-    return "reboot: asked for" if force else ""
+        return f"reboot ({'; '.join(seen.reasons)})"
+    return "reboot (asked for)" if force else ""

@@ -27,11 +27,12 @@ from fleet.gpu.firewall import (
     rules_text,
     why_not_loaded,
 )
-from fleet.gpu.probe import GPU_PROBE, driver_problem
+from fleet.gpu.probe import GPU_PROBE
 from fleet.gpu.slots import ports_of, slots_of
 from fleet.model.facts import Facts, Probe
 from fleet.model.steps import Change, Run
 from fleet.modules import _apt
+from fleet.modules._deferred import once_the_driver_works
 from fleet.modules._files import Wanted, file_probe, file_state, write
 from fleet.modules._systemd import SYSTEMCTL, unit_probe, unit_state
 from fleet.modules.base import Args, Context
@@ -125,8 +126,7 @@ class SlotFirewall:
             return list(_removed(facts, ctx))
         slots = slots_of(ctx.host, facts)
         if slots is None:
-            reason = driver_problem(facts[GPU_PROBE.key])
-            return [Change(f"close the slots' ports to others, once the NVIDIA driver works ({reason})")]
+            return [once_the_driver_works("close the slots' ports to others", facts, ctx)]
         ports = {port for slot in slots for port in ports_of(ctx.host, slot)}
         # The container of a GPU that has gone may run on.
         for container in parse_containers(facts[CONTAINERS_PROBE.key]) or ():

@@ -66,7 +66,11 @@ def report(host: Host, seen: Facts | FleetError) -> HostReport:
     if found is None:
         found = _remembered(host, containers or ())
     slots = tuple(_slot(slot, by_uuid.get(slot.uuid), containers, now) for slot in found)
-    problems = (*_host_problems(host, seen, gpus, containers), *_slot_problems(slots, containers))
+    problems = (
+        *_reboot_problems(row),
+        *_host_problems(host, seen, gpus, containers),
+        *_slot_problems(slots, containers),
+    )
     return HostReport(row, slots, problems)
 
 
@@ -121,6 +125,12 @@ def _slot(
         # One that a rollout started beside another is on the slot's second port.
         port=container.ports[0].host_port if container.running and container.ports else slot.port,
     )
+
+
+def _reboot_problems(row: HostStatus) -> Iterator[Problem]:
+    if row.reboot_begun:
+        remedy = f"`fleet reboot {row.name}` goes on with it, and gives back the slots that it drained"
+        yield Problem(row.name, "a reboot of it was begun and has not ended", remedy)
 
 
 def _host_problems(

@@ -34,6 +34,7 @@ class HostStatus:
     disk_free: int | None = None
     disk_total: int | None = None
     reboot_required: bool = False
+    reboot_begun: bool = False
     engine: str | None = None
     driver: str | None = None
     haproxy: str | None = None

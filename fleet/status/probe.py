@@ -26,6 +26,7 @@ read -r load rest < /proc/loadavg
 read -r kernel < /proc/sys/kernel/osrelease
 reboot=
 [ -e /run/reboot-required ] || [ -e /run/fleet/reboot-required ] && reboot=yes
+[ -s /var/lib/fleet/reboot ] && reboot=begun
 images=/var/lib/docker
 [ -d $images ] || images=/
 printf 'os=%s\\nuptime=%s\\nload=%s\\nkernel=%s\\n' "$PRETTY_NAME" "$uptime" "$load" "$kernel"
@@ -47,6 +48,7 @@ class HostFacts:
     disk_free: int | None = None
     disk_total: int | None = None
     reboot_required: bool = False
+    reboot_begun: bool = False
 
 
 def probes(host: Host) -> list[Probe]:
@@ -72,7 +74,8 @@ def parse_host(answer: Answer | None) -> HostFacts:
         uptime=None if (seconds := _number(found.get("uptime", ""))) is None else int(seconds),
         disk_total=disk[0] if len(disk) == 2 else None,
         disk_free=disk[1] if len(disk) == 2 else None,
-        reboot_required=found.get("reboot") == "yes",
+        reboot_required=bool(found.get("reboot")),
+        reboot_begun=found.get("reboot") == "begun",
     )
 
 

@@ -105,7 +105,7 @@ def test_hosts_reboot_one_after_the_other_under_load_and_cards_that_changed_plac
     described["gpus"].reverse()
     lab.sh(host, f"cat > {GPUS} <<'END'\n{json.dumps(described, indent=2)}\nEND")
     shown = lab.fleet("reboot", "gpu", "--check")
-    assert shown.words.count("reboot: the driver is new") == len(lab.gpu_hosts)
+    assert shown.words.count("reboot (the driver is new)") == len(lab.gpu_hosts)
 
     # Both may go together; half of what serves must stay.
     work = ("reboot", "gpu", "--forks", "2", "--json")

@@ -24,6 +24,7 @@ from fleet.gpu.probe import GPU_PROBE, GPU_PROCESSES_PROBE
 from fleet.model.facts import Answer
 from fleet.modules._driver_seen import DRIVER_PROBE
 from fleet.modules._os import OS_PROBE
+from fleet.modules._reboot import REBOOT_PROBE, Begun, state_text
 from tests.unit import doctor_world as world
 from tests.unit import gpu_world
 from tests.unit.doctor_world import (
@@ -132,11 +133,17 @@ def test_a_clock_is_off_only_by_what_the_exchange_cannot_explain(now, words):
 
 
 def test_each_reason_for_a_reboot_is_told():
-    changed = {SYSTEM_PROBE.key: text("reboot=the driver 580.95.05 is not loaded; nouveau is\n")}
+    driver = "boot 1\nfleet\nreason the driver 580.95.05 is not loaded\nreason nouveau is\n"
+    changed = {REBOOT_PROBE.key: text(driver)}
     assert "nouveau is" in one("system/reboot", changed)
     assert "fleet reboot {host}" in one("system/reboot", changed)
-    changed = {SYSTEM_PROBE.key: text("system_reboot=linux-image-6.12.48+deb13-amd64\n")}
+    changed = {REBOOT_PROBE.key: text("boot 1\nsystem\npackage linux-image-6.12.48+deb13-amd64\n")}
     assert "linux-image-6.12.48" in one("system/reboot", changed)
+    begun = state_text(Begun("1", ("gpu-01-0",), by="fleet reboot gpu by op"))
+    changed = {REBOOT_PROBE.key: text(driver + f"state {begun}")}
+    said = one("system/reboot", changed)
+    assert "was begun and has not ended | begun by fleet reboot gpu by op" in said
+    assert told("system/reboot", {REBOOT_PROBE.key: text("boot 1\n")}) == []
 
 
 def df(free, inodes="16777216 16191321"):

@@ -317,7 +317,7 @@ def test_the_inventory_overrides_a_plays_defaults_and_its_vars_override_the_inve
     [
         ("line: {path: /x}", "missing argument `line`", 3),
         ("line: {path: /x, lyne: y}", "no argument 'lyne'; did you mean 'line'?", 3),
-        ("line: {path: 3, line: y}", "expected `str`, got `int` in `path`", 3),
+        ("line: {path: 3, line: y}", "`path` must be text, not a whole number", 3),
         ("lime: {}", "unknown key 'lime' in a task; did you mean 'line'?", 3),
         ("line: {path: '{{ nope }}', line: y}", "undefined variable in {{ nope }}", 3),
         ("line: {path: '{{ nope ', line: y}", "template syntax error", 3),
@@ -336,6 +336,21 @@ def test_a_mistake_in_a_playbook_is_told_at_its_line_before_any_host_is_touched(
     if line is not None:
         assert caught.value.place.line == line
     assert not fleet.remotes
+
+
+@pytest.mark.parametrize("task", ["line: '{{ args }}'", "line: {path: '{{ word }}', line: x}"])
+def test_a_wrong_value_from_the_inventory_is_told_at_its_place_there(fleet, task):
+    hosts = "{a: {args: {path: 3, line: y}, word: 4}}"
+    book = f"- hosts: a\n  tasks:\n    - {{when: word is defined, {task}}}\n"
+    with pytest.raises(InputError, match="`path` must be text") as caught:
+        fleet.run(book, hosts=hosts)
+    assert not caught.value.place.file.endswith("play.yml")
+    variable = "args" if "args" in task else "word"
+    assert caught.value.remedy.startswith(f"write it in quotes; the task that takes `{variable}` is at ")
+    assert "play.yml:3" in caught.value.remedy
+    with pytest.raises(InputError, match="`path` must be text") as caught:
+        fleet.run(book, hosts="{a: {}}", extra={"args": {"path": 3, "line": "y"}, "word": 4})
+    assert caught.value.place.file.endswith("play.yml")
 
 
 def test_a_task_without_changes_never_starts(fleet):

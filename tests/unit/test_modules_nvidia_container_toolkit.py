@@ -8,6 +8,7 @@ from fleet.model.facts import Answer
 from fleet.model.steps import Run
 from fleet.modules import _apt
 from fleet.modules.nvidia_container_toolkit import PACKAGES, spec_probe
+from tests.unit import driver_world as world
 from tests.unit.modules_world import plan, steps, typed
 
 ONE, TWO = "GPU-67a8a0c1-d713-478c-acfa-236290fcb0b9", "GPU-289191bd-f78a-4a84-8337-5feb57a961fb"
@@ -73,6 +74,25 @@ def test_without_a_driver_the_description_waits():
     (change,) = toolkit({}, rows(), missing, ABSENT)
     assert change.deferred
     assert "nvidia-smi is not installed" in change.summary
+    assert change.remedy.startswith("`fleet doctor --only driver --limit gpu-01`")
+
+
+@pytest.mark.parametrize(
+    ("noted", "remedy"),
+    [
+        (
+            ("noted nvidia driver: another version is loaded",),
+            "the driver waits for a reboot: `fleet reboot gpu-01`",
+        ),
+        ((), "`fleet doctor --only driver"),
+    ],
+)
+def test_what_waits_for_a_driver_that_waits_for_a_reboot_says_so(noted, remedy):
+    broken = Answer(18, b"Failed to initialize NVML: Driver/library version mismatch\n")
+    seen = world.answers("debian-13", world.driver(*world.packages(), *noted), world.bus(), broken)
+    (change,) = plan("nvidia_container_toolkit", {}, {**seen, DPKG: rows(), SPEC: ABSENT})
+    assert "version mismatch" in change.summary
+    assert change.remedy.startswith(remedy)
 
 
 def test_a_driver_without_cards_still_gets_a_description():

@@ -106,17 +106,17 @@ def test_the_plan_is_one_operation_with_its_reasons() -> None:
         "allow_down": False,
     }
     assert plan("boot a\nfleet\nreason nouveau is loaded\n", deadline=60.0, cut=True) == (
-        Change("reboot: nouveau is loaded", steps=(Operation("reboot", wish),)),
+        Change("reboot (nouveau is loaded)", steps=(Operation("reboot", wish),)),
     )
 
 
 def test_the_systems_own_wish_can_be_left_to_others() -> None:
     assert plan("boot a\nsystem\npackage libc6\n", system=False) == ()
-    assert plan("boot a\nsystem\npackage libc6\n")[0].summary == "reboot: the system asks for it (libc6)"
+    assert plan("boot a\nsystem\npackage libc6\n")[0].summary == "reboot (the system asks for it (libc6))"
 
 
 def test_force_needs_no_reason() -> None:
-    assert plan("boot a\n", force=True)[0].summary == "reboot: asked for"
+    assert plan("boot a\n", force=True)[0].summary == "reboot (asked for)"
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_check_shows_who_waits_and_why_and_touches_nothing(world: World) -> None
     world.first.needs(DRIVER, "nouveau is loaded")
     done = world.pending()
     assert [(each.host, each.state, each.reason) for each in done.hosts] == [
-        ("gpu-01", "due", f"reboot: {DRIVER}; nouveau is loaded"),
+        ("gpu-01", "due", f"reboot ({DRIVER}; nouveau is loaded)"),
         ("gpu-02", "not needed", ""),
     ]
     assert (world.admin(), world.first.reboots, world.service.asked) == ("rrr", 0, 0)
@@ -125,7 +125,7 @@ def test_check_shows_who_waits_and_why_and_touches_nothing(world: World) -> None
 def test_force_reboots_a_host_that_nothing_asks_it_of(world: World) -> None:
     assert world.reboot("gpu-02").hosts[0].state == "not needed"
     done = world.reboot("gpu-02", force=True)
-    assert (done.hosts[0].state, done.hosts[0].reason) == ("rebooted", "reboot: asked for")
+    assert (done.hosts[0].state, done.hosts[0].reason) == ("rebooted", "reboot (asked for)")
     assert world.second.reboots == 1
 
 
@@ -337,7 +337,7 @@ def test_the_command_tells_what_is_due_and_nothing_is_told_to_balancers(
     assert (done.exit_code, world.second.reboots) == (0, 0)
     assert done.output.splitlines() == [
         "gpu-01: nothing asks for a reboot",
-        f"gpu-02: reboot: {DRIVER}",
+        f"gpu-02: reboot ({DRIVER})",
     ]
 
 

@@ -262,6 +262,18 @@ def test_this_machine_answers_the_host_probe():
     assert 0 < (found.disk_free or 0) <= (found.disk_total or 0)
 
 
+@pytest.mark.parametrize(
+    ("word", "required", "begun"), [("", False, 0), ("yes", True, 0), ("begun", True, 1)]
+)
+def test_a_reboot_that_was_begun_and_has_not_ended_is_told(word, required, begun):
+    said = Answer(0, SYSTEM.out.replace(b"reboot=", f"reboot={word}".encode()))
+    status = summarise([HOST], {"gpu-01": Facts({**gpu_host(*RUNNING), HOST_PROBE.key: said})})
+    assert (status.hosts[0].reboot_required, status.hosts[0].reboot_begun) == (required, bool(begun))
+    remedies = [problem.remedy for problem in status.problems if "has not ended" in problem.what]
+    assert len(remedies) == begun
+    assert all("`fleet reboot gpu-01` goes on" in each for each in remedies)
+
+
 def test_a_host_that_says_nothing_is_unknown():
     assert parse_host(None) == parse_host(Answer(1, b"")) == HostFacts()
 
