@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from fleet.model.facts import Facts, Probe
@@ -43,18 +44,13 @@ def rpms(names: Sequence[str], facts: Facts) -> dict[str, str]:
 
 
 def locked(facts: Facts, names: Sequence[str]) -> tuple[str, ...]:
-    """Those of these packages whose version is locked; a lock's line is `EPOCH:NAME-VERSION-RELEASE.*`."""
+    """Those of these packages whose version is locked; dnf writes `NAME-EPOCH:VERSION-RELEASE.*`."""
     lines = [line.strip() for line in facts[LOCKS_PROBE.key].text.splitlines()]
-    locks = [
-        line.partition(":")[2] or line for line in lines if line and not line.startswith(("#", "!", "@"))
-    ]
+    locks = [line for line in lines if not line.startswith(("#", "!", "@"))]
     return tuple(
         name
         for name in names
-        if any(
-            lock == name or (lock.startswith(f"{name}-") and lock[len(name) + 1 : len(name) + 2].isdigit())
-            for lock in locks
-        )
+        if any(re.fullmatch(rf"{re.escape(name)}(-([0-9]+:)?[0-9].*)?", lock) for lock in locks)
     )
 
 

@@ -58,10 +58,10 @@ def test_dnf_locks_versions_and_installs_what_does_it():
         ("dnf", "-y", "-q", "install", "python3-dnf-plugin-versionlock"),
         ("dnf", "-y", "-q", "versionlock", "add", "jq"),
     ]
-    locked = {**rpm, "dnf.locks": "@plugin\n# Added by dnf\n0:jq-1.6-17.el9.*\n"}
+    locked = {**rpm, "dnf.locks": "@plugin\n# Added lock on Tue\njq-0:1.6-17.el9.*\n"}
     assert held({}, **locked) == []
     assert argv(held({"state": "unheld"}, **locked)) == [("dnf", "-y", "-q", "versionlock", "delete", "jq")]
-    other = {**rpm, "dnf.locks": "@plugin\n0:jq-devel-1.6-17.el9.*\n!0:jq-1.5-1.el9.*\n"}
+    other = {**rpm, "dnf.locks": "@plugin\njq-devel-0:1.6-17.el9.*\n!jq-0:1.5-1.el9.*\n"}
     assert argv(held({}, **other)) == [("dnf", "-y", "-q", "versionlock", "add", "jq")]
     with pytest.raises(TaskError, match="not installed: jq"):
         held({}, **{RPM: "package jq is not installed\n", "dnf.locks": ""})

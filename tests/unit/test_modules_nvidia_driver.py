@@ -463,7 +463,7 @@ def test_a_locked_driver_of_rhel_is_let_go_for_its_upgrade_and_locked_again():
         "package ii- epel-release 9-10.el9",
         headers=True,
     )
-    locks = "@plugin\n3:nvidia-driver-cuda-570.195.03-1.el9.*\n3:kmod-nvidia-open-dkms-570.195.03-1.el9.*\n"
+    locks = "@plugin\nnvidia-driver-cuda-3:570.195.03-1.el9.*\nkmod-nvidia-open-dkms-3:570.195.03-1.el9.*\n"
     state = {"system": "rhel-9", "seen": seen, "smi": listed("570.195.03"), "dnf.locks": locks}
     stream = "file.content:/etc/dnf/modules.d/nvidia-driver.module"
     text = b"[nvidia-driver]\nname=nvidia-driver\nstream=570-open\nstate=enabled\n"
