@@ -137,6 +137,8 @@ def hold(
     if not there:
         return []
     if wish is None:  # what had to be let go is held again
+        if wanted.family == "redhat":
+            return _dnf.lock_changes(_dnf.locked(facts, installing), facts, anew=True)
         again = [name for name in installing if name in seen.packages and seen.packages[name].held]
         return [Change(f"hold {', '.join(again)}", steps=(_apt.mark("hold", again),))] if again else []
     if wanted.family == "redhat":

@@ -481,6 +481,12 @@ def test_a_locked_driver_of_rhel_is_let_go_for_its_upgrade_and_locked_again():
         "dnf versionlock add nvidia-driver-cuda kmod-nvidia-open-dkms",
         "load the driver",
     ]
+    unminded = drive({"min_version": "580", "repository": None, "hold": None}, **state)
+    assert commands(unminded) == commands(changes), "a lock that was let go comes back"
+    free = drive(
+        {"min_version": "580", "repository": None, "hold": None}, **{**state, "dnf.locks": "@plugin\n"}
+    )
+    assert not any("versionlock" in command for command in commands(free))
 
 
 def test_a_host_without_gpus_is_told_so():
