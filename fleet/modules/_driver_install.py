@@ -112,7 +112,8 @@ def changes(
     if own:
         gone = tuple(name for name in sorted(seen.packages) if is_driver(name))
         held = [name for name in gone if seen.packages[name].held]
-        steps = (*((_apt.mark("unhold", held),) if held else ()), _apt.apt_get("purge", None, "--", *gone))
+        purge = _apt.apt_get("purge", None, "--", *gone, held=held)
+        steps = (*((_apt.mark("unhold", held),) if held else ()), purge)
         found.append(Change("remove Debian's own driver", f"{', '.join(gone)} -> absent\n", steps))
     return [*found, _debs(wanted, names, seen, own)]
 
@@ -219,19 +220,16 @@ def _debs(wanted: Recipe, names: Sequence[str], seen: Driver, gone: Sequence[str
     ]
     pinnings = [f"{name}-" for name in rivals if name.startswith("nvidia-driver-pinning-")]
     others = [f"{name}-" for name in rivals if not name.startswith("nvidia-driver-pinning-")]
-    options = ("--no-install-recommends", "--")
+    options: tuple[str, ...] = ("--no-install-recommends", "--")
     steps: list[Step] = [_apt.mark("unhold", held)] if held else []
     if wanted.headers and not seen.headers:
-        steps.append(_apt.apt_get("install", 86_400, *options, *wanted.headers))
+        steps.append(_apt.apt_get("install", 86_400, *options, *wanted.headers, held=held))
     new_first = [n for n in wanted.first if n not in seen.packages or not seen.packages[n].there]
     if new_first or pinnings:
-        steps.append(_apt.apt_get("install", 86_400, *options, *wanted.first, *pinnings))
+        steps.append(_apt.apt_get("install", 86_400, *options, *wanted.first, *pinnings, held=held))
     wishes = [wanted.wish(name) for name in names]
-    steps.append(
-        _apt.apt_get(
-            "install", 86_400, "--no-install-recommends", "--allow-downgrades", "--", *wishes, *others
-        )
-    )
+    options = ("--no-install-recommends", "--allow-downgrades", "--")
+    steps.append(_apt.apt_get("install", 86_400, *options, *wishes, *others, held=held))
     targets = (wish.partition("=")[2] or "installed" for wish in wishes)
     diff = "".join(
         f"{name}: {_version(seen, name)} -> {target}\n" for name, target in zip(names, targets, strict=True)

@@ -110,7 +110,6 @@ def _install(kind: str, name: str, version: str, *, held: bool) -> tuple[Run, ..
     if kind == "redhat":
         install = _dnf.dnf("install", f"{name}-{version}")
         return (_dnf.dnf("versionlock", "delete", name), install) if held else (install,)
-    fetch = _apt.apt_get(
-        "install", 86_400, "--no-install-recommends", "--allow-downgrades", "--", f"{name}={version}-*"
-    )
+    options = ("--no-install-recommends", "--allow-downgrades", "--")
+    fetch = _apt.apt_get("install", 86_400, *options, f"{name}={version}-*", held=(name,) if held else ())
     return (_apt.mark("unhold", (name,)), fetch) if held else (fetch,)

@@ -358,6 +358,11 @@ def test_holds_that_were_let_go_come_back_where_fleet_is_not_to_mind_them():
     assert commands(changes)[-2] == "apt-mark hold -- nvidia-driver-cuda nvidia-kernel-open-dkms"
 
 
+def test_holds_that_were_let_go_come_back_where_the_change_fails():
+    let_go, *_, install, _, _ = steps(drive({"min_version": "580.65", "repository": None}, **OLD))
+    assert install.env["FLEET_HELD"].split() == list(let_go.argv[3:])
+
+
 def test_prebuilt_modules_of_ubuntu():
     seen = driver("secureboot on", kernel="6.8.0-1041-aws")
     changes = drive({"modules": "prebuilt"}, system="ubuntu-24.04", seen=seen)
