@@ -11,7 +11,14 @@ from fleet.modules._driver_packages import Recipe, debians_own, is_driver, is_mo
 from fleet.modules._driver_seen import Driver, version_parts
 from fleet.modules._files import file_probe, file_state
 from fleet.modules._os import System
-from fleet.modules._sources import Source, source_changes, source_probes
+from fleet.modules._sources import (
+    URIS_PROBE,
+    Source,
+    has_repository,
+    source_changes,
+    source_path,
+    source_probes,
+)
 from fleet.modules.base import Context
 
 NVIDIA = "https://developer.download.nvidia.com/compute/cuda/repos"
@@ -31,7 +38,13 @@ _MOVES_ALONG = ("nvidia-fabricmanager",)
 
 def probes() -> tuple[Probe, ...]:
     """What installing needs to know besides the driver itself."""
-    return (*source_probes(SOURCE), *_dnf.repository_probes(SOURCE), _STREAM, _dnf.LOCKS_PROBE)
+    return (
+        *source_probes(SOURCE),
+        URIS_PROBE,
+        *_dnf.repository_probes(SOURCE),
+        _STREAM,
+        _dnf.LOCKS_PROBE,
+    )
 
 
 def packaged_version(seen: Driver) -> str:
@@ -173,6 +186,9 @@ def _repository(
     if kind == "rpm":
         title = "NVIDIA's CUDA repository"
         return _dnf.repository_changes(SOURCE, title, url, f"{url}/{file}", fingerprint, facts, ctx)
+    own = file_state(source_path(SOURCE), "content", facts, ctx)
+    if has_repository(url, facts) and not own.exists:
+        return []  # by NVIDIA's cuda-keyring, say: apt reads nothing where one has two keys
     source = Source(
         SOURCE, uris=(f"{url}/",), suites=("/",), key_url=f"{url}/{file}", key_fingerprint=fingerprint
     )

@@ -15,6 +15,13 @@ from fleet.modules.base import Context
 KEYRINGS = "/etc/apt/keyrings"
 _STAGE = "/etc/apt/fleet"
 
+URIS_PROBE = Probe(
+    "apt.uris",
+    "command -v apt-get >/dev/null || exit 0\n"
+    "apt-get update --print-uris 2>/dev/null | grep Release\nexit 0\n",
+)
+"""Which repositories apt has, from whichever file: what it would fetch, without fetching it."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -69,6 +76,11 @@ def source_probes(name: str) -> tuple[Probe, ...]:
         file_probe(source_path(name), "content"),
         *(file_probe(path, "content") for path in _key_paths(name)),
     )
+
+
+def has_repository(uri: str, facts: Facts) -> bool:
+    """Whether apt has a flat repository at this address already."""
+    return f"'{uri.rstrip('/')}/" in facts[URIS_PROBE.key].text
 
 
 def source_changes(source: Source, facts: Facts, ctx: Context) -> Sequence[Change]:

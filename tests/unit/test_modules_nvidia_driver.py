@@ -458,6 +458,18 @@ def test_a_mirror_of_the_repository():
     assert "developer.download" not in show(changes)
 
 
+def test_nvidias_repository_is_not_added_twice():
+    there = (
+        "'https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64/InRelease' x_InRelease 0\n"
+    )
+    changes = drive({}, system="debian-12", **{"apt.uris": there})
+    assert not any("repository" in summary for summary in summaries(changes))
+    other = there.replace("debian12", "debian11")
+    assert "add the package repository nvidia-cuda" in summaries(
+        drive({}, system="debian-12", **{"apt.uris": other})
+    )
+
+
 def test_a_locked_driver_of_rhel_is_let_go_for_its_upgrade_and_locked_again():
     seen = driver(
         "smi /usr/bin/nvidia-smi",
