@@ -15,25 +15,35 @@ from fleet.modules._reboot import FLEET_FILE
 TRIED_FILE = "/var/lib/fleet/nvidia-driver-reboot"
 """In which boot a reboot was asked for, one line a cause, on disk: none is asked for twice for the same."""
 
+MODULE = r"""
+module() {
+  modinfo -k "$1" -F "$2" nvidia 2>/dev/null || {
+    name=$(modprobe -D nvidia 2>/dev/null | sed -n 's/^install modprobe -i \([^ ]*\).*/\1/p')
+    [ -n "$name" ] && modinfo -k "$1" -F "$2" "$name" 2>/dev/null
+  }
+}
+"""
+"""A sh function: `module KERNEL FIELD`. Debian's own driver calls it nvidia-current, which modprobe knows."""
+
 _CONFIGURED = ("i", "W", "t")
 
 # modinfo looks the module up as the kernel would; SecureBoot's value is the fifth byte of the EFI variable.
 # The kernel that comes next is the newest in /boot.
 DRIVER_PROBE = Probe(
     "nvidia.driver",
-    f"""\
+    f"""{MODULE}\
 k=$(uname -r)
 echo "kernel $k"
 echo "machine $(uname -m)"
 echo "boot $(cat /proc/sys/kernel/random/boot_id)"
 if command -v modinfo >/dev/null; then
   echo "modinfo there"
-  modinfo -k "$k" -F version nvidia 2>/dev/null | sed 's/^/module /'
-  modinfo -k "$k" -F signer nvidia 2>/dev/null | sed 's/^/signer /'
+  module "$k" version | sed 's/^/module /'
+  module "$k" signer | sed 's/^/signer /'
   n=$(ls /boot 2>/dev/null | sed -n 's/^vmlinuz-//p' | sort -V | tail -n 1)
   if [ -n "$n" ] && [ "$n" != "$k" ]; then
     echo "next $n"
-    modinfo -k "$n" -F version nvidia 2>/dev/null | sed 's/^/next_module /'
+    module "$n" version | sed 's/^/next_module /'
   fi
 fi
 [ -r /proc/driver/nvidia/version ] &&

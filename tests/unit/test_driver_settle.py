@@ -59,6 +59,13 @@ def test_a_driver_that_lists_every_card_is_done(host):
     assert (done.returncode, left) == (0, [[], []])
 
 
+def test_debians_own_driver_is_found_by_its_own_name(host):
+    _program(host, "modinfo", 'case $* in *" nvidia-current") echo 550.163.01 ;; *) exit 1 ;; esac')
+    _program(host, "modprobe", "[ $1 != -D ] || echo 'install modprobe -i nvidia-current $CMDLINE_OPTS '")
+    done, *left = settle(host)
+    assert (done.returncode, left) == (0, [[], []]), done.stderr
+
+
 def test_one_that_does_not_answer_waits_for_a_reboot(host):
     _program(host, "nvidia-smi", "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18")
     done, noted, tried = settle(host)

@@ -300,6 +300,19 @@ def test_debians_own_driver_is_kept_where_it_works_and_never_mixed_with():
     ]
 
 
+def test_the_module_of_debians_own_driver_has_another_name(tmp_path):
+    programs = {
+        "modinfo": 'case $* in *" nvidia-current") echo 550.163.01 ;; *) exit 1 ;; esac',
+        "modprobe": "[ \"$*\" = '-D nvidia' ] && echo 'install modprobe -i nvidia-current $CMDLINE_OPTS '",
+    }
+    for name, body in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["sh", "-c", DRIVER_PROBE.script], env=env, capture_output=True)
+    assert parse_driver(Answer(0, done.stdout)).module == "550.163.01"
+
+
 def test_secure_boot_stops_a_driver_that_is_built_on_the_host():
     with pytest.raises(TaskError, match="Secure Boot is on") as error:
         drive({}, seen=driver("secureboot on"))
