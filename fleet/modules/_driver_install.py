@@ -123,7 +123,7 @@ def changes(
         )
     _refuse_holds(wanted, seen, ctx)
     if own:
-        gone = tuple(name for name in sorted(seen.packages) if is_driver(name))
+        gone = tuple(name for name in sorted(seen.packages) if is_driver(name) or name in own)
         held = [name for name in gone if seen.packages[name].held]
         purge = _apt.apt_get("purge", None, "--", *gone, held=held)
         steps = (*((_apt.mark("unhold", held),) if held else ()), purge)

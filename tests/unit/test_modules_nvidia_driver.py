@@ -300,6 +300,19 @@ def test_debians_own_driver_is_kept_where_it_works_and_never_mixed_with():
     ]
 
 
+def test_all_that_makes_a_driver_debians_own_leaves_with_it():
+    tesla = driver(
+        "package ii- nvidia-tesla-470-driver 470.256.02-1",
+        "package hi- nvidia-alternative 550.163.01-2",
+        "package ii- nvidia-container-toolkit 1.18.0-1",
+    )
+    changes = drive({"replace": True, "repository": None}, seen=tesla)
+    assert commands(changes)[:2] == [
+        "apt-mark unhold -- nvidia-alternative",
+        "apt-get purge -- nvidia-alternative nvidia-tesla-470-driver",
+    ]
+
+
 def test_the_module_of_debians_own_driver_has_another_name(tmp_path):
     programs = {
         "modinfo": 'case $* in *" nvidia-current") echo 550.163.01 ;; *) exit 1 ;; esac',
