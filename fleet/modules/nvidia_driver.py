@@ -100,7 +100,7 @@ class NvidiaDriver:
             return _holds(args, host, seen, facts)
         wanted = _wanted(args, host, seen, accepted, ctx)
         changes = install.mend(seen, wanted)
-        if seen.foreign and (not accepted or seen.fault):
+        if seen.foreign and (not accepted or (seen.fault and not seen.lost)):
             raise _refuse_foreign(seen, args, ctx)
         missing = install.missing(wanted, seen, upgrade=not accepted and bool(seen.packages))
         if missing and (not accepted or (seen.fault and not seen.lost and not seen.upgraded)):
@@ -109,7 +109,8 @@ class NvidiaDriver:
             changes += install.changes(wanted, missing, seen, host, facts, ctx, args.repository, args.replace)
             changes += install.hold(wanted, facts, seen, args.hold, installing=missing)
             return [*changes, settle_change()]
-        if seen.fault and not waits_for_reboot(seen) and not seen.module and not wanted.prebuilt:
+        unbuilt = seen.fault and not seen.module and not seen.lost
+        if unbuilt and not waits_for_reboot(seen) and not wanted.prebuilt:
             changes += install.build(wanted, seen)
         changes += install.hold(wanted, facts, seen, args.hold)
         return [*changes, *settle(seen, ctx)]

@@ -208,6 +208,18 @@ def test_a_lost_gpu_is_a_reason_for_one_reboot_and_never_for_a_second(smi, words
     assert "fleet reboot gpu-01 --force" in error.value.remedy
 
 
+@pytest.mark.parametrize("module", ["module 575.57.08", "modinfo there"], ids=["a .run file's", "an image's"])
+def test_a_lost_gpu_is_not_laid_to_a_driver_without_a_package(module):
+    seen = driver("smi /usr/bin/nvidia-smi", module, "loaded 575.57.08")
+    state = {"seen": seen, "smi": listed("575.57.08"), "pci": bus("1eb8 1eb8")}
+    for system in ("debian-13", "rhel-9"):
+        assert [summary[:16] for summary in summaries(drive({}, system=system, **state))] == [
+            "ask for a reboot"
+        ]
+    with pytest.raises(TaskError, match="came without a package"):
+        drive({"min_version": "580"}, **state)
+
+
 def test_neither_a_lost_gpu_nor_an_upgrade_that_waits_has_other_packages_installed():
     desktop = (
         "package ii- nvidia-driver-580-server 580.95.05-0ubuntu1",
