@@ -48,9 +48,12 @@ def probes() -> tuple[Probe, ...]:
 
 
 def packaged_version(seen: Driver) -> str:
-    """The version of the driver that packages brought, also of one whose installation did not end."""
-    for name in ("nvidia-driver-cuda", *sorted(seen.packages)):
-        if name == "nvidia-driver-cuda" or name.startswith(
+    """The version of the driver that packages brought, also of one whose installation did not end.
+
+    The one that has nvidia-smi counts first: on Ubuntu, one of a branch that ended may only lead to another.
+    """
+    for name in (seen.owner, "nvidia-driver-cuda", *sorted(seen.packages)):
+        if name in (seen.owner, "nvidia-driver-cuda") or name.startswith(
             ("nvidia-utils-", "nvidia-smi", "nvidia-headless-")
         ):
             package = seen.packages.get(name)

@@ -205,7 +205,9 @@ def _ubuntu(host: System, branch: int, is_open: bool, kernel: str, prebuilt: boo
         names = (modules, f"nvidia-headless-no-dkms-{kind}", utils)
         return Recipe("ubuntu", branch, is_open, packages=names, prebuilt=True)
     headers = (f"linux-headers-{kernel}", f"linux-headers-{_flavour(host, kernel)}")
-    return Recipe("ubuntu", branch, is_open, packages=(f"nvidia-headless-{kind}", utils), headers=headers)
+    # The first needs the next two in no version: asked for alone, and held alone, it would move without them.
+    parts = (f"nvidia-headless-{kind}", f"nvidia-headless-no-dkms-{kind}", f"nvidia-dkms-{kind}")
+    return Recipe("ubuntu", branch, is_open, packages=(*parts, utils), headers=headers)
 
 
 def _flavour(host: System, kernel: str) -> str:

@@ -450,6 +450,26 @@ def ubuntus(version="580.82.07"):
     return driver(*works, *lines, kernel="6.8.0-85-generic", headers=True)
 
 
+def test_all_parts_of_ubuntus_driver_move_together_and_are_held():
+    # nvidia-headless-580-server-open needs the other two in no version.
+    state = {"system": "ubuntu-24.04", "seen": ubuntus(), "smi": listed("580.82.07")}
+    assert commands(drive({}, **state)) == [f"apt-mark hold -- {UBUNTUS[1]} {UBUNTUS[2]}"]
+    install = commands(drive({"min_version": "580.95"}, **state))[1]
+    assert install.split(" -- ")[1].split() == [f"{name}=580.*" for name in UBUNTUS]
+
+
+def test_a_package_that_only_leads_to_a_newer_branch_is_not_taken_for_the_driver():
+    lines = (
+        "package ii- nvidia-headless-570-server-open 570.211.01-0ubuntu1.24.04.1",
+        "package ii- nvidia-utils-580-server 580.126.09-0ubuntu0.24.04.2",
+    )
+    works = ("smi /usr/bin/nvidia-smi", "owner nvidia-utils-580-server", "module 580.126.09")
+    state = {"seen": driver(*works, *lines, kernel="6.8.0-85-generic"), "smi": listed("580.126.09")}
+    assert drive({"min_version": "580", "hold": None}, system="ubuntu-24.04", **state) == []
+    changes = drive({"state": "branch", "branch": 570}, system="ubuntu-24.04", **state)
+    assert "nvidia-utils-570-server=570.*" in " ".join(commands(changes))
+
+
 @pytest.mark.parametrize(
     ("args", "cards", "gone"),
     [
