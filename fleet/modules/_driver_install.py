@@ -8,7 +8,7 @@ from fleet.model.facts import Facts, Probe
 from fleet.model.steps import Change, Run, Step, Upload
 from fleet.modules import _apt, _dnf
 from fleet.modules._driver_packages import Recipe, debians_own, is_driver, is_modules, other_branches
-from fleet.modules._driver_seen import Driver, version_parts
+from fleet.modules._driver_seen import NOUVEAU_FILE, Driver, version_parts
 from fleet.modules._files import file_probe, file_state
 from fleet.modules._os import System
 from fleet.modules._sources import (
@@ -31,7 +31,6 @@ KEYS = {
 """NVIDIA's signing keys: the file beside each repository, and its fingerprint."""
 
 _STREAM = file_probe("/etc/dnf/modules.d/nvidia-driver.module", "content")
-_NOUVEAU = "/etc/modprobe.d/fleet-nouveau.conf"
 _MOVES_ALONG = ("nvidia-fabricmanager",)
 """Packages that a module of fleet holds and that must be free to follow the driver."""
 
@@ -203,10 +202,10 @@ def _nouveau(seen: Driver) -> list[Change]:
     if "blacklisted" in seen.nouveau or not seen.nouveau:
         return []
     steps = (
-        Upload(_NOUVEAU, b"# Managed by fleet.\nblacklist nouveau\noptions nouveau modeset=0\n"),
+        Upload(NOUVEAU_FILE, b"# Managed by fleet.\nblacklist nouveau\noptions nouveau modeset=0\n"),
         Run(("sh", "-c", _INITRAMFS), timeout=600.0, title="rebuild the initramfs"),
     )
-    return [Change("keep nouveau from the GPUs", f"{_NOUVEAU}: absent -> blacklist nouveau\n", steps)]
+    return [Change("keep nouveau from the GPUs", f"{NOUVEAU_FILE}: absent -> blacklist nouveau\n", steps)]
 
 
 _INITRAMFS = """\

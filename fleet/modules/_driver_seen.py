@@ -15,6 +15,8 @@ from fleet.modules._reboot import FLEET_FILE
 TRIED_FILE = "/var/lib/fleet/nvidia-driver-reboot"
 """In which boot a reboot was asked for, one line a cause, on disk: none is asked for twice for the same."""
 
+NOUVEAU_FILE = "/etc/modprobe.d/fleet-nouveau.conf"
+
 MODULE = r"""
 module() {
   modinfo -k "$1" -F "$2" nvidia 2>/dev/null || {
@@ -28,7 +30,7 @@ module() {
 _CONFIGURED = ("i", "W", "t")
 
 # modinfo looks the module up as the kernel would; SecureBoot's value is the fifth byte of the EFI variable.
-# The kernel that comes next is the newest in /boot.
+# The kernel that comes next is the newest in /boot. fleet's own blacklist counts once an initramfs is newer.
 DRIVER_PROBE = Probe(
     "nvidia.driver",
     f"""{MODULE}\
@@ -50,8 +52,12 @@ fi
   sed -n '1s/.*  \\([0-9][0-9.]*\\)  .*/loaded \\1/p' /proc/driver/nvidia/version
 [ -d /sys/module/nouveau ] && echo "nouveau loaded"
 modinfo -k "$k" -F filename nouveau >/dev/null 2>&1 && echo "nouveau there"
-grep -rhsqE '^[[:space:]]*blacklist[[:space:]]+nouveau' /etc/modprobe.d /usr/lib/modprobe.d /lib/modprobe.d &&
-  echo "nouveau blacklisted"
+i=$(ls -t /boot/initrd.img-* /boot/initramfs-*.img 2>/dev/null | head -n 1)
+w='^[[:space:]]*blacklist[[:space:]]+nouveau'
+for f in $(grep -rlsE "$w" /etc/modprobe.d /usr/lib/modprobe.d /lib/modprobe.d); do
+  [ "${{f##*/}}" = {NOUVEAU_FILE.rpartition("/")[2]} ] && [ -n "$i" ] && [ "$f" -nt "$i" ] && continue
+  echo "nouveau blacklisted" && break
+done
 [ -e "/lib/modules/$k/build" ] && echo "headers there"
 s=$(mokutil --sb-state 2>/dev/null) || s=
 [ -n "$s" ] || for e in /sys/firmware/efi/efivars/SecureBoot-*; do

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -508,6 +509,38 @@ def test_nouveau_is_kept_away_where_the_host_has_it():
     assert any(isinstance(step, Upload) and b"blacklist nouveau" in step.content for step in steps(changes))
     listed_already = drive({"repository": None}, seen=driver("nouveau there", "nouveau blacklisted"))
     assert "keep nouveau from the GPUs" not in summaries(listed_already)
+
+
+@pytest.mark.parametrize(
+    ("ours", "initramfs", "theirs", "told"),
+    [
+        (None, 100, None, False),
+        (200, 100, None, False),
+        (200, 300, None, True),
+        (200, None, None, True),
+        (200, 100, 50, True),
+    ],
+    ids=["none", "not in the initramfs yet", "in the initramfs", "no initramfs", "by another"],
+)
+def test_nouveau_is_kept_away_once_the_initramfs_has_the_file(tmp_path, ours, initramfs, theirs, told):
+    files = {
+        "modprobe.d/fleet-nouveau.conf": ours,
+        "boot/initrd.img-6": initramfs,
+        "modprobe.d/x.conf": theirs,
+    }
+    for folder in ("modprobe.d", "boot"):
+        (tmp_path / folder).mkdir()
+    for name, time in files.items():
+        if time is not None:
+            (tmp_path / name).write_text("blacklist nouveau\n")
+            os.utime(tmp_path / name, (time, time))
+    script = DRIVER_PROBE.script.replace("/usr/lib/modprobe.d", "/nowhere").replace(
+        " /lib/modprobe.d", " /nowhere"
+    )
+    script = script.replace("/etc/modprobe.d", str(tmp_path / "modprobe.d"))
+    script = script.replace("/boot/", f"{tmp_path}/boot/")
+    done = subprocess.run(["sh", "-c", script], capture_output=True)
+    assert ("blacklisted" in parse_driver(Answer(0, done.stdout)).nouveau) == told
 
 
 def test_a_mirror_of_the_repository():
