@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from fleet.model.facts import Facts, Probe
 from fleet.model.steps import Change, Run, Step, Upload
 from fleet.modules import _apt, _dnf
-from fleet.modules._driver_packages import Recipe, debians_own, is_driver, is_modules, other_branches
+from fleet.modules._driver_packages import (
+    Recipe,
+    debians_own,
+    is_driver,
+    is_modules,
+    other_branches,
+)
 from fleet.modules._driver_seen import NOUVEAU_FILE, Driver, version_parts
 from fleet.modules._files import file_probe, file_state
 from fleet.modules._os import System
@@ -80,28 +86,6 @@ def missing(wanted: Recipe, seen: Driver, *, upgrade: bool) -> tuple[str, ...]:
     return tuple(name for name in wanted.packages if not right(name))
 
 
-def mend(seen: Driver, wanted: Recipe) -> list[Change]:
-    """The change that ends what was interrupted: dpkg's own means, then apt's."""
-    if not seen.broken or wanted.family == "redhat":
-        return []
-    again = [name for name, package in seen.broken.items() if package.status[2:3] == "R"]
-    steps: list[Step] = [
-        Run(
-            ("dpkg", "--configure", "-a", "--force-confdef", "--force-confold"),
-            timeout=_apt.TIMEOUT,
-            env=_apt.ENVIRONMENT,
-            ok_codes=(0, 1),  # what it cannot do alone, apt does next
-        )
-    ]
-    if again:
-        steps.append(
-            _apt.apt_get("install", 86_400, "--reinstall", "--allow-change-held-packages", "--", *again)
-        )
-    steps.append(_apt.apt_get("install", 86_400, "--fix-broken"))
-    state = [f"{name} ({package.trouble})" for name, package in seen.broken.items()]
-    return [Change(f"finish the installation of {', '.join(state)}", steps=tuple(steps))]
-
-
 def changes(
     wanted: Recipe,
     names: Sequence[str],
@@ -131,18 +115,6 @@ def changes(
         steps = (*((_apt.mark("unhold", held),) if held else ()), purge)
         found.append(Change("remove Debian's own driver", f"{', '.join(gone)} -> absent\n", steps))
     return [*found, _debs(wanted, names, seen, own)]
-
-
-def build(wanted: Recipe, seen: Driver) -> list[Change]:
-    """The change that builds the module of an installed driver for the running kernel."""
-    install = (
-        _dnf.dnf("install", f"kernel-devel-{seen.kernel}")
-        if wanted.family == "redhat"
-        else _apt.apt_get("install", 86_400, "--no-install-recommends", "--", *wanted.headers)
-    )
-    make = Run(("dkms", "autoinstall", "-k", seen.kernel), timeout=_apt.TIMEOUT)
-    steps = (make,) if seen.headers else (install, make)
-    return [Change(f"build the driver's module for kernel {seen.kernel}", steps=steps)]
 
 
 def hold(

@@ -18,6 +18,9 @@ DEFAULT_BRANCH = 580
 LAST_BRANCH_OF = {Generation.MAXWELL: 580, Generation.PASCAL: 580, Generation.VOLTA: 580}
 FIRST_BRANCH_OF = {Generation.BLACKWELL: 570}
 
+MODULES = "linux-modules-nvidia-"
+"""How the names of Ubuntu's packages of prebuilt modules begin."""
+
 GA_KERNELS = {"22.04": "5.15.0", "24.04": "6.8.0"}
 """The kernel that an Ubuntu release came with; a newer one is of its hardware enablement (HWE) series."""
 
@@ -60,7 +63,7 @@ class Recipe:
 
 def is_modules(name: str) -> bool:
     """Whether a package brings prebuilt kernel modules; its name has the branch, its version does not."""
-    return name.startswith("linux-modules-nvidia-")
+    return name.startswith(MODULES)
 
 
 def family(host: System) -> str:

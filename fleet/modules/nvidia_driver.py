@@ -10,6 +10,7 @@ from fleet.gpu.architecture import Generation
 from fleet.model.facts import Facts, Probe
 from fleet.model.steps import Change
 from fleet.modules import _driver_install as install
+from fleet.modules._driver_mend import build, mend
 from fleet.modules._driver_packages import (
     DEFAULT_BRANCH,
     SUPPORTED,
@@ -99,7 +100,7 @@ class NvidiaDriver:
         if accepted and not seen.fault and not any(map(is_driver, seen.broken)):
             return _holds(args, host, seen, facts)
         wanted = _wanted(args, host, seen, accepted, ctx)
-        changes = install.mend(seen, wanted)
+        changes = mend(seen, wanted)
         if seen.foreign and (not accepted or (seen.fault and not seen.lost)):
             raise _refuse_foreign(seen, args, ctx)
         missing = install.missing(wanted, seen, upgrade=not accepted and bool(seen.packages))
@@ -110,8 +111,8 @@ class NvidiaDriver:
             changes += install.hold(wanted, facts, seen, args.hold, installing=missing)
             return [*changes, settle_change()]
         unbuilt = seen.fault and not seen.module and not seen.lost
-        if unbuilt and not waits_for_reboot(seen) and not wanted.prebuilt:
-            changes += install.build(wanted, seen)
+        if unbuilt and not waits_for_reboot(seen):
+            changes += build(wanted, seen)
         changes += install.hold(wanted, facts, seen, args.hold)
         return [*changes, *settle(seen, ctx)]
 

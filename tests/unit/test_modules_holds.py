@@ -120,7 +120,7 @@ def test_apt_itself_reads_the_list(tmp_path):
         ("nvidia-driver-cuda", True),
         ("nvidia-utils-580-server", True),
         ("libnvidia-compute-580-server", True),
-        ("linux-modules-nvidia-580-server-open-generic", True),
+        ("linux-modules-nvidia-580-server-open-generic", False),  # it brings the modules of each later kernel
         ("libcuda1", True),
         ("linux-image-generic", False),
         ("openssl", False),

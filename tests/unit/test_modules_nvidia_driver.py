@@ -503,6 +503,25 @@ def test_prebuilt_modules_for_the_next_kernel_wait_for_its_boot():
     assert drive({"modules": "prebuilt"}, system="ubuntu-24.04", seen=seen, smi=silent) == []
 
 
+def test_prebuilt_modules_for_a_kernel_that_came_without_them_are_installed():
+    seen = driver(
+        "smi /usr/bin/nvidia-smi",
+        "owner nvidia-utils-580-server",
+        "package ii- linux-modules-nvidia-580-server-open-generic 6.8.0-85.85",
+        "package hi- nvidia-headless-no-dkms-580-server-open 580.95.05-0ubuntu1",
+        "package hi- nvidia-utils-580-server 580.95.05-0ubuntu1",
+        kernel="6.8.0-86-generic",
+    )
+    silent = Answer(9, b"NVIDIA-SMI has failed because\n")
+    changes = drive({"modules": "prebuilt"}, system="ubuntu-24.04", seen=seen, smi=silent)
+    assert summaries(changes)[0] == "install the driver's module for kernel 6.8.0-86-generic"
+    assert commands(changes) == [
+        "apt-get install --no-install-recommends -- linux-modules-nvidia-580-server-open-generic "
+        "linux-modules-nvidia-580-server-open-6.8.0-86-generic",
+        "load the driver",
+    ]
+
+
 def test_nouveau_is_kept_away_where_the_host_has_it():
     changes = drive({"repository": None}, seen=driver("nouveau there", "nouveau loaded"))
     assert summaries(changes)[0] == "keep nouveau from the GPUs"
