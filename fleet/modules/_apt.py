@@ -269,6 +269,8 @@ stop() {
       reason="another package is on hold: see apt-mark showhold$(held)" ;;
     *"Packages were downgraded"*)
       reason="the version asked for is older than the installed one: say allow_downgrade: true" ;;
+    *"remove is disabled"*)
+      reason="it would remove the packages that are named above" ;;
     *"unmet dependencies"* | *"broken packages"*)
       reason="packages on this host contradict each other: try apt-get -f install on it$(held)" ;;
     *"No space left on device"* | *"You don't have enough free space"*)

@@ -67,7 +67,7 @@ class NvidiaPersistence:
             step = (
                 _dnf.dnf("install", name)
                 if system(facts, ctx).id not in ("debian", "ubuntu")
-                else _apt.apt_get("install", 86_400, "--no-install-recommends", "--", name)
+                else _apt.apt_get("install", 86_400, "--no-install-recommends", "--no-remove", "--", name)
             )
             changes.append(Change(f"install {name.replace('=', ' ')}", steps=(step,)))
             daemon = _UBUNTUS if system(facts, ctx).id == "ubuntu" else ""

@@ -223,6 +223,7 @@ def test_an_interrupted_dpkg_is_finished_first(tmp_path):
         ("E: Unable to locate package jq", "no repository of this host has that package"),
         ("E: Held packages were changed and -y was used", "another package is on hold"),
         ("E: Packages were downgraded and -y was used", "allow_downgrade: true"),
+        ("E: Packages need to be removed but remove is disabled.", "would remove the packages"),
         ("E: Unable to correct problems, you have held broken packages.", "contradict each other"),
         ("dpkg: error: No space left on device", "the disk is full"),
         ("E: The repository 'x' is not signed.", "cannot be verified"),

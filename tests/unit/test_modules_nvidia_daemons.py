@@ -58,10 +58,13 @@ def test_one_that_does_not_run_is_started_and_enabled():
 @pytest.mark.parametrize(
     ("system", "install"),
     [
-        ("debian-12", "apt-get install --no-install-recommends -- nvidia-persistenced=580.95.05-*"),
+        (
+            "debian-12",
+            "apt-get install --no-install-recommends --no-remove -- nvidia-persistenced=580.95.05-*",
+        ),
         (
             "ubuntu-24.04",
-            "apt-get install --no-install-recommends -- nvidia-compute-utils-580-server=580.95.05-*",
+            "apt-get install --no-install-recommends --no-remove -- nvidia-compute-utils-580-server=580.95.05-*",
         ),
         ("rocky-9", "dnf install nvidia-persistenced-580.95.05"),
     ],
@@ -102,7 +105,7 @@ def test_ubuntus_daemon_which_keeps_nothing_is_told_to():
 def test_a_driver_that_is_not_ubuntus_server_driver_gets_the_daemon_of_its_own_kind(owner, package):
     seen = driver("smi /usr/bin/nvidia-smi", f"owner {owner}", "module 580.95.05")
     assert commands(persistence(NO_UNIT, seen=seen, system="ubuntu-24.04"))[0] == (
-        f"apt-get install --no-install-recommends -- {package}=580.95.05-*"
+        f"apt-get install --no-install-recommends --no-remove -- {package}=580.95.05-*"
     )
 
 
@@ -138,7 +141,7 @@ def test_nothing_is_done_without_nvswitches():
 def test_the_fabric_manager_comes_at_exactly_the_drivers_version():
     changes = fabric(unit=NO_UNIT)
     assert commands(changes) == [
-        "apt-get install --no-install-recommends --allow-downgrades -- nvidia-fabricmanager=580.95.05-*",
+        "apt-get install --no-install-recommends --no-remove --allow-downgrades -- nvidia-fabricmanager=580.95.05-*",
         "apt-mark hold -- nvidia-fabricmanager",
         "systemctl enable nvidia-fabricmanager.service",
         "systemctl start nvidia-fabricmanager.service",
@@ -165,6 +168,28 @@ def test_one_of_another_version_follows_the_driver_and_is_restarted():
     assert [" ".join(step.argv[-2:]) for step in steps(changes)][-1] == "restart nvidia-fabricmanager.service"
     assert commands(changes)[0] == "apt-mark unhold -- nvidia-fabricmanager"
     assert changes[0].diff == "nvidia-fabricmanager: 580.82.07-1 -> 580.95.05\n"
+
+
+def test_that_of_another_branch_gives_way_also_where_it_is_held():
+    changes = fabric("package hi- nvidia-fabricmanager-570 570.195.03-1")
+    assert commands(changes)[:4] == [
+        "apt-mark unhold -- nvidia-fabricmanager-570",
+        "apt-get remove -- nvidia-fabricmanager-570",
+        "apt-get install --no-install-recommends --no-remove --allow-downgrades -- nvidia-fabricmanager=580.95.05-*",
+        "apt-mark hold -- nvidia-fabricmanager",
+    ]
+    locks = {"dnf.locks": "@plugin\nnvidia-fabric-manager-0:570.195.03-1.*\n"}
+    changes = fabric("package ii- nvidia-fabric-manager 570.195.03-1", system="rhel-9", **locks)
+    assert commands(changes)[:4] == [
+        "dnf versionlock delete nvidia-fabric-manager",
+        "dnf remove nvidia-fabric-manager",
+        "dnf install nvidia-fabricmanager-580.95.05",
+        "dnf versionlock add nvidia-fabricmanager",
+    ]
+    assert (
+        fabric("package hi- nvidia-fabricmanager 580.95.05-1", "package ii- nvidia-fabricmanager-dev 580-1")
+        == []
+    )
 
 
 def test_switches_that_are_not_on_the_bus_are_told_by_hand():
