@@ -166,11 +166,15 @@ def _refuse_foreign(seen: Driver, args: NvidiaDriverArgs, ctx: Context) -> Excep
 
 
 def _refuse_secure_boot(wanted: Recipe, ctx: Context) -> Exception:
-    prebuilt = " or say `modules: prebuilt`, which Ubuntu signs;" if wanted.family == "ubuntu" else ""
+    ubuntu = wanted.family == "ubuntu"
+    prebuilt = " or say `modules: prebuilt`, which Ubuntu signs;" if ubuntu else ""
+    make, key = "`dkms generate_mok` (Debian 12: the first module that dkms builds)", "/var/lib/dkms/mok.pub"
+    if ubuntu:
+        make, key = "`update-secureboot-policy --new-key`", "/var/lib/shim-signed/mok/MOK.der"
     return ctx.fail(
         "Secure Boot is on: the kernel would refuse a driver module built on this host",
-        remedy=f"switch Secure Boot off in the firmware;{prebuilt} or install dkms and enroll its key: "
-        "`mokutil --import /var/lib/dkms/mok.pub`, reboot, and confirm at the machine's console",
+        remedy=f"switch Secure Boot off in the firmware;{prebuilt} or install dkms and enroll its key, which "
+        f"{make} makes: `mokutil --import {key}`, reboot, and confirm at the machine's console",
     )
 
 

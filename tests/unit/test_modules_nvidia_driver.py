@@ -342,10 +342,11 @@ def test_the_module_of_debians_own_driver_has_another_name(tmp_path):
 def test_secure_boot_stops_a_driver_that_is_built_on_the_host():
     with pytest.raises(TaskError, match="Secure Boot is on") as error:
         drive({}, seen=driver("secureboot on"))
-    assert "mokutil --import" in error.value.remedy
+    assert "mokutil --import /var/lib/dkms/mok.pub" in error.value.remedy
     with pytest.raises(TaskError, match="Secure Boot is on") as error:
         drive({}, system="ubuntu-24.04", seen=driver("secureboot on", kernel="6.8.0-85-generic"))
     assert "modules: prebuilt" in error.value.remedy
+    assert "mokutil --import /var/lib/shim-signed/mok/MOK.der" in error.value.remedy
     assert drive({}, seen=driver("secureboot on", *WORKS, *packages()), smi=listed()) == []
     assert drive({"repository": None}, seen=driver("secureboot on", "enrolled /var/lib/dkms/mok.pub"))
     assert drive({"repository": None}, seen=driver("secureboot off"))
