@@ -55,7 +55,8 @@ class Hold:
     def plan(self, args: HoldArgs, facts: Facts, ctx: Context) -> Sequence[Change]:
         """One change for all holds that differ."""
         wanted = names(args)
-        if facts[_apt.packages_probe(wanted, virtual=False).key].ok:
+        has_dpkg = facts[_apt.packages_probe(wanted, virtual=False).key].ok
+        if has_dpkg:
             known = _apt.packages(wanted, facts, ctx, virtual=False)
             there = [name for name in wanted if known[name].installed]
             held = [name for name in wanted if known[name].held]
@@ -72,17 +73,13 @@ class Hold:
                     f"cannot hold what is not installed: {', '.join(absent)}",
                     remedy="install it before (module `apt` can hold it, too), or take it from the list",
                 )
-            if facts[_dnf.LOCKS_PROBE.key].ok:
+            if not has_dpkg:
                 return _dnf.lock_changes(wanted, facts)
             new = [name for name in wanted if name not in held]
             return [Change(f"hold {', '.join(new)}", steps=(_apt.mark("hold", new),))] if new else []
         if not held:
             return []
-        release = (
-            _dnf.dnf("versionlock", "delete", *held)
-            if facts[_dnf.LOCKS_PROBE.key].ok
-            else _apt.mark("unhold", held)
-        )
+        release = _apt.mark("unhold", held) if has_dpkg else _dnf.dnf("versionlock", "delete", *held)
         return [Change(f"release the hold of {', '.join(held)}", steps=(release,))]
 
 

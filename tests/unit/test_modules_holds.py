@@ -45,6 +45,14 @@ def test_a_hold_is_released_once():
     assert held({"state": "unheld"}, **{DPKG: ""}) == []
 
 
+def test_a_debian_host_that_has_dnf_too_is_held_by_apt():
+    both = {"dnf.locks": "@plugin\n"}
+    assert argv(held({}, **{DPKG: row("ii"), **both})) == [("apt-mark", "hold", "--", "jq")]
+    assert argv(held({"state": "unheld"}, **{DPKG: row("hi"), **both})) == [
+        ("apt-mark", "unhold", "--", "jq")
+    ]
+
+
 def test_what_is_not_installed_cannot_be_held():
     with pytest.raises(TaskError, match="not installed: jq"):
         held({}, **{DPKG: ""})
