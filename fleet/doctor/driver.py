@@ -157,7 +157,8 @@ def check_secure_boot(patient: Patient) -> Verdict:
     return bad(
         "Secure Boot refuses a driver that DKMS builds",
         "switch it off in the firmware of {host}; or `mokutil --import /var/lib/dkms/mok.pub` there "
-        "(Ubuntu: /var/lib/shim-signed/mok/MOK.der), restart, enrol the key at its console; or use a signed driver (Ubuntu: linux-modules-nvidia-...)",
+        "(Ubuntu: /var/lib/shim-signed/mok/MOK.der), restart, enrol the key at its console; "
+        "or use a signed driver (Ubuntu: linux-modules-nvidia-...)",
     )
 
 
