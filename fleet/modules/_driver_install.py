@@ -251,7 +251,8 @@ def _redhat(
     if not seen.headers:
         steps.append(_dnf.dnf("install", *wanted.headers))
     if rivals := other_branches(seen.packages, wanted):
-        steps.append(_dnf.dnf("remove", *rivals))
+        steps.append(_dnf.dnf("remove", *rivals))  # which takes along what needs them
+        names = wanted.packages
     there = any(name in seen.packages for name in names)
     steps.append(_dnf.dnf("install", "--best", *names))
     if there:

@@ -145,7 +145,7 @@ def other_branches(names: Iterable[str], wanted: Recipe) -> tuple[str, ...]:
     if wanted.family == "debian":
         rivals = re.compile(r"nvidia-driver-pinning-[0-9.]+|nvidia-kernel-(open-)?dkms")
     else:
-        rivals = re.compile(r"kmod-nvidia-(open|latest)-dkms")
+        rivals = re.compile(r"kmod-nvidia-((open|latest)-dkms|(open-)?[0-9].*)")
     return tuple(name for name in sorted(names) if rivals.fullmatch(name) and name not in kept)
 
 

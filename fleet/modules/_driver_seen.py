@@ -88,6 +88,9 @@ elif command -v rpm >/dev/null; then
   [ -z "$smi" ] || rpm -qf --qf 'owner %{{NAME}}\\n' "$smi" 2>/dev/null
   rpm -qa --qf 'package ii- %{{NAME}} %{{VERSION}}-%{{RELEASE}}\\n' |
     grep -E '^package ii- [^ ]*(nvidia|epel-release)'
+  {{ rpm -q dkms || awk -F ' *= *' '/^\\[/ {{ e = tolower($0) ~ /epel/ }}
+    e && $1 == "enabled" && $2 == 1 {{ f = 1 }} END {{ exit !f }}' /etc/yum.repos.d/*.repo
+  }} >/dev/null 2>&1 && echo "package ii- epel-release enabled"
 fi
 [ ! -r {FLEET_FILE} ] || sed 's/^/noted /' {FLEET_FILE}
 [ ! -r {TRIED_FILE} ] || sed 's/^/tried /' {TRIED_FILE}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -615,6 +616,47 @@ def test_a_locked_driver_of_rhel_is_let_go_for_its_upgrade_and_locked_again():
         {"min_version": "580", "repository": None, "hold": None}, **{**state, "dnf.locks": "@plugin\n"}
     )
     assert not any("versionlock" in command for command in commands(free))
+
+
+@pytest.mark.parametrize(
+    "rival",
+    ["kmod-nvidia-latest-dkms", "kmod-nvidia-580.95.05-5.14.0-570", "kmod-nvidia-open-580.95.05-5.14.0-570"],
+)
+def test_all_of_rhels_driver_is_installed_where_its_modules_give_way_to_others(rival):
+    # nvidia-driver-cuda needs a module's package, and leaves with it.
+    seen = driver(
+        "package ii- nvidia-driver-cuda 580.95.05-1.el9",
+        f"package ii- {rival} 580.95.05-1.el9",
+        "package ii- epel-release 9-10.el9",
+        headers=True,
+    )
+    found = commands(drive({"repository": None}, system="rhel-9", seen=seen))
+    assert f"dnf remove {rival}" in found
+    assert "dnf install --best nvidia-driver-cuda kmod-nvidia-open-dkms" in found
+
+
+EPEL = "[epel]\nname=Packages of EPEL, mirrored\nbaseurl=https://mirror.example/epel\nenabled = 1\n"
+
+
+@pytest.mark.parametrize(
+    ("rpm", "repository", "seen"),
+    [
+        ("exit 1", EPEL, True),
+        ("exit 1", EPEL.replace("= 1", "= 0"), False),
+        ("exit 1", "[baseos]\nenabled=1\n", False),
+        ('[ "$*" = "-q dkms" ]', "[baseos]\nenabled=1\n", True),
+    ],
+    ids=["a mirror", "switched off", "none", "dkms is there"],
+)
+def test_epel_is_seen_without_its_own_package(tmp_path, rpm, repository, seen):
+    for name in ("uname", "cat", "sed", "sort", "tail", "head", "ls", "grep", "awk", "tr", "od", "readlink"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    (tmp_path / "rpm").write_text(f"#!/bin/sh\n{rpm}\n")
+    (tmp_path / "rpm").chmod(0o755)
+    (tmp_path / "some.repo").write_text(repository)
+    script = DRIVER_PROBE.script.replace("/etc/yum.repos.d", str(tmp_path))
+    done = subprocess.run(["/bin/sh", "-c", script], env={"PATH": str(tmp_path)}, capture_output=True)
+    assert ("epel-release" in parse_driver(Answer(0, done.stdout)).packages) == seen
 
 
 def test_a_host_without_gpus_is_told_so():
