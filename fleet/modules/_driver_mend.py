@@ -18,7 +18,7 @@ def mend(seen: Driver, wanted: Recipe) -> list[Change]:
             ("dpkg", "--configure", "-a", "--force-confdef", "--force-confold"),
             timeout=_apt.TIMEOUT,
             env=_apt.ENVIRONMENT,
-            ok_codes=(0, 1),  # what it cannot do alone, apt does next
+            ok_codes=(0, 1, 2),  # what it cannot do alone, apt does next, which also waits for locks
         )
     ]
     if again:

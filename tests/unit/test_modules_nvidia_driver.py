@@ -260,6 +260,7 @@ def test_an_interrupted_installation_is_finished_first(status, words):
     assert summaries(changes)[0] == f"finish the installation of nvidia-driver-cuda ({words})"
     found = commands(changes)
     assert found[0] == "dpkg --configure -a --force-confdef --force-confold"
+    assert 2 in steps(changes)[0].ok_codes, "dpkg does not wait for another apt's lock; the next step does"
     reinstall = "apt-get install --reinstall --allow-change-held-packages -- nvidia-driver-cuda"
     assert (reinstall in found) == (status == "iHR")
     assert found[-4:] == [
