@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -9,6 +10,9 @@ from fleet.model.facts import Facts, Probe
 from fleet.model.steps import Change
 from fleet.modules import _apt, _dnf
 from fleet.modules.base import Args, Context
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]+(:[a-z0-9-]+)?")
+"""Of either system: rpm's names have capitals and _, dpkg's may have an architecture."""
 
 
 class HoldArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -22,8 +26,10 @@ class HoldArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if not found:
             raise ValueError("`name` is empty")
         for name in found:
-            if _apt.parse_wish(name).version:
+            if "=" in name:
                 raise ValueError(f"a hold keeps the installed version; leave it out: {name}")
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"not a package name: {name!r}")
         if len(set(found)) != len(found):
             raise ValueError("`name` lists a package twice")
 

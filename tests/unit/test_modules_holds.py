@@ -45,6 +45,17 @@ def test_a_hold_is_released_once():
     assert held({"state": "unheld"}, **{DPKG: ""}) == []
 
 
+def test_names_as_rpm_has_them_can_be_held():
+    facts = {
+        "dpkg:-NetworkManager": NO,
+        "rpm:NetworkManager": "NetworkManager 1.52\n",
+        "dnf.locks": "@plugin\n",
+    }
+    assert argv(plan("hold", {"name": "NetworkManager"}, facts)) == [
+        ("dnf", "-y", "-q", "versionlock", "add", "NetworkManager")
+    ]
+
+
 def test_a_debian_host_that_has_dnf_too_is_held_by_apt():
     both = {"dnf.locks": "@plugin\n"}
     assert argv(held({}, **{DPKG: row("ii"), **both})) == [("apt-mark", "hold", "--", "jq")]
@@ -80,6 +91,8 @@ def test_dnf_locks_versions_and_installs_what_does_it():
     [
         ({"name": []}, "is empty"),
         ({"name": "jq=1"}, "keeps the installed version"),
+        ({"name": "jq; reboot"}, "not a package name"),
+        ({"name": "--all"}, "not a package name"),
         ({"name": ["jq", "jq"]}, "twice"),
     ],
 )
