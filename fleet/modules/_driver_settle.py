@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fleet.gpu.pci import PCI_FOLDER
+from fleet.gpu.pci import GIVEN_AWAY, PCI_FOLDER
 from fleet.gpu.probe import LOST_WORDS
 from fleet.model.steps import Change, Run
 from fleet.modules._driver_seen import MODULE, TRIED_FILE, Driver
@@ -54,6 +54,7 @@ def settle_change(summary: str = "") -> Change:
     return Change(summary or "load the driver, or note that it needs a reboot", steps=(step,))
 
 
+_GIVEN_AWAY = " | ".join(f"*/{name}" for name in GIVEN_AWAY)
 _LOST_PATTERN = " | ".join(f'*"{words}"*' for words in LOST_WORDS)
 
 # modprobe may fail (another driver has the cards, an older module is loaded): what counts is the answer then.
@@ -66,6 +67,7 @@ cause="driver $version $kernel"
 cards=0
 for d in {PCI_FOLDER}/*; do
   read -r vendor <"$d/vendor" && read -r class <"$d/class" || continue
+  case $(readlink "$d/driver") in {_GIVEN_AWAY}) continue ;; esac
   case $vendor:$class in 0x10de:0x03*) cards=$((cards + 1)) ;; esac
 done 2>/dev/null
 if [ -d /sys/module/nouveau ]; then

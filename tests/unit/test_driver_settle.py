@@ -92,6 +92,12 @@ def test_a_lost_card_is_a_cause_of_its_own(host, smi, reason):
     assert tried == ["gpus"]
 
 
+def test_a_card_that_is_passed_through_to_a_virtual_machine_is_not_missed(host):
+    _program(host, "nvidia-smi", ONE_OF_TWO)
+    (host / "pci" / "0000:01:00.0" / "driver").symlink_to("../../../../bus/pci/drivers/vfio-pci")
+    assert settle(host)[1:] == ([], [])
+
+
 def test_a_card_that_tells_no_uuid_is_not_counted(host):
     _program(host, "nvidia-smi", f"{ONE_OF_TWO}; echo 'GPU 1: Unknown (UUID: [Unknown Error])'")
     assert "lists 1 of 2 GPUs" in settle(host)[1][0]

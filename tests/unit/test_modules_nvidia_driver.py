@@ -717,6 +717,11 @@ def test_the_probe_runs_on_a_real_machine():
     assert answer.out.startswith(b"kernel ")
 
 
+def test_a_card_that_is_passed_through_to_a_virtual_machine_is_not_this_hosts():
+    cards = bus("1eb8") + "0000:3c:00.0 0x030200 0x1eb8 vfio-pci\n"
+    assert drive({}, **GOOD, pci=cards) == []
+
+
 def test_cards_without_an_address_are_counted():
     seen = parse_pci(Answer(0, bus("1eb8 1eb8").encode()))
     one = Gpu(index=0, uuid="GPU-0", name="T4")
