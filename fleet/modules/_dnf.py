@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 
 from fleet.model.facts import Facts, Probe
 from fleet.model.steps import Change, Run, Upload
@@ -41,6 +42,47 @@ def rpms(names: Sequence[str], facts: Facts) -> dict[str, str]:
     lines = facts[rpm_probe(names).key].text.splitlines()
     pairs = (line.split(" ") for line in lines if not line.endswith("is not installed"))
     return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and pair[0] in names}
+
+
+def install(
+    wishes: Mapping[str, str | None],
+    facts: Facts,
+    *,
+    hold: bool | None = None,
+    allow_downgrade: bool = False,
+) -> list[Change]:
+    """The changes that bring these packages, and their locks: name -> version (`*` is anything), or None.
+
+    `rpm_probe` of the names and LOCKS_PROBE must have been asked. `hold` None leaves locks as they are.
+    """
+    known, held = rpms(list(wishes), facts), locked(facts, list(wishes))
+    absent = [name for name in wishes if name not in known]
+    other = [
+        name
+        for name, version in known.items()
+        if not fnmatchcase(version, (wishes[name] or "*").partition("-")[0])
+    ]
+    missing = [*absent, *other]
+    loose = [name for name in missing if name in held]
+    specs = {name: f"{name}-{version}" if version else name for name, version in wishes.items()}
+    steps = [dnf("versionlock", "delete", *loose)] if loose else []
+    changes: list[Change] = []
+    if allow_downgrade or not other:
+        steps += [dnf("install", *map(specs.__getitem__, missing))] if missing else []
+    else:  # `install` would also go back
+        steps += [dnf("install", *map(specs.__getitem__, absent))] if absent else []
+        steps.append(dnf("upgrade", *map(specs.__getitem__, other)))
+    if missing:
+        diff = "".join(f"{n}: {known.get(n, 'absent')} -> {wishes[n] or 'installed'}\n" for n in missing)
+        summary = f"install {', '.join(' '.join(filter(None, (n, wishes[n]))) for n in missing)}"
+        changes.append(Change(summary, diff, tuple(steps)))
+    if hold is False:
+        if rest := [name for name in held if name not in loose]:
+            step = dnf("versionlock", "delete", *rest)
+            changes.append(Change(f"release the hold of {', '.join(rest)}", steps=(step,)))
+        return changes
+    new = [name for name in wishes if name in missing or name not in held] if hold else loose
+    return [*changes, *(lock_changes(new, facts, anew=True) if new else [])]
 
 
 def locked(facts: Facts, names: Sequence[str]) -> tuple[str, ...]:
