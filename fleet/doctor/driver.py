@@ -156,8 +156,9 @@ def check_secure_boot(patient: Patient) -> Verdict:
         return well("on")
     return bad(
         "Secure Boot refuses a driver that DKMS builds",
-        "switch it off in the firmware of {host}; or `mokutil --import /var/lib/dkms/mok.pub` there, "
-        "restart, enrol the key at its console; or use a signed driver (Ubuntu: linux-modules-nvidia-...)",
+        "switch it off in the firmware of {host}; or `mokutil --import /var/lib/dkms/mok.pub` there "
+        "(Ubuntu: /var/lib/shim-signed/mok/MOK.der), restart, enrol the key at its console; "
+        "or use a signed driver (Ubuntu: linux-modules-nvidia-...)",
     )
 
 

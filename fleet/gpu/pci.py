@@ -25,6 +25,9 @@ exit 0
 """,
 )
 
+GIVEN_AWAY = ("vfio-pci", "pci-stub")
+"""Kernel drivers of cards that are passed through to virtual machines: those are not the host's to use."""
+
 _LINE = re.compile(r"(\S+) 0x([0-9a-f]{6}) 0x([0-9a-f]{1,4}) (\S+)")
 
 
@@ -58,6 +61,8 @@ def parse_pci(answer: Answer) -> PciSeen:
         if not match:
             continue
         address, kind, device, driver = match.groups()
+        if driver in GIVEN_AWAY:
+            continue
         if kind.startswith("03"):
             gpus.append(PciGpu(address.lower(), int(device, 16), "" if driver == "-" else driver))
         elif kind.startswith("0680"):

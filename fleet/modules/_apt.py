@@ -170,7 +170,8 @@ def install(
         if allow_downgrade:
             options.append("--allow-downgrades")
         steps: list[Step] = [mark("unhold", held)] if held else []
-        steps.append(apt_get("install", cache_valid_time, *options, "--", *map(str, missing)))
+        arguments = (*options, "--", *map(str, missing))
+        steps.append(apt_get("install", cache_valid_time, *arguments, held=held))
         if held and hold is None:
             steps.append(mark("hold", held))
         before_after = [_before_after(known[wish.name], wish) for wish in missing]
@@ -211,7 +212,7 @@ def remove(
     if held := [name for name in names if known[name].held]:
         steps.append(mark("unhold", held))
     options = ["--autoremove"] if autoremove else []
-    steps.append(apt_get("purge" if purge else "remove", None, *options, "--", *names))
+    steps.append(apt_get("purge" if purge else "remove", None, *options, "--", *names, held=held))
     diff = "".join(f"{name}: {known[name].version or 'configuration'} -> absent\n" for name in names)
     return [Change(f"{'purge' if purge else 'remove'} {', '.join(names)}", diff, tuple(steps))]
 
@@ -221,16 +222,18 @@ def mark(verb: str, names: Sequence[str]) -> Run:
     return Run(("apt-mark", verb, "--", *names), env=ENVIRONMENT)
 
 
-def apt_get(verb: str, max_age: int | None, *arguments: str) -> Run:
+def apt_get(verb: str, max_age: int | None, *arguments: str, held: Sequence[str] = ()) -> Run:
     """The step `apt-get VERB ARGUMENTS`.
 
     The package lists are fetched first where they are older than `max_age` seconds, and once more where a
-    package or a version is not known (None: never).
+    package or a version is not known (None: never). Where it fails, `held`, which were let go for it, are
+    held again: the next run could not tell that they were.
     """
     age = "never" if max_age is None else str(max_age)
     argv = ("sh", "-c", APT, "apt", age, verb, *arguments)
     title = " ".join(("apt-get", verb, *arguments))
-    return Run(argv, timeout=TIMEOUT, env=ENVIRONMENT, title=title)
+    env = {**ENVIRONMENT, "FLEET_HELD": " ".join(held)} if held else ENVIRONMENT
+    return Run(argv, timeout=TIMEOUT, env=env, title=title)
 
 
 def _before_after(package: Package, wish: Wish) -> str:
@@ -266,6 +269,8 @@ stop() {
       reason="another package is on hold: see apt-mark showhold$(held)" ;;
     *"Packages were downgraded"*)
       reason="the version asked for is older than the installed one: say allow_downgrade: true" ;;
+    *"remove is disabled"*)
+      reason="it would remove the packages that are named above" ;;
     *"unmet dependencies"* | *"broken packages"*)
       reason="packages on this host contradict each other: try apt-get -f install on it$(held)" ;;
     *"No space left on device"* | *"You don't have enough free space"*)
@@ -279,6 +284,7 @@ stop() {
     *) reason= ;;
   esac
   [ -z "$reason" ] || printf 'reason: %s\n' "$reason" >&2
+  [ -z "$FLEET_HELD" ] || apt-mark hold -- $FLEET_HELD >/dev/null
   exit 1
 }
 update() { fresh=yes; apt update || stop; }

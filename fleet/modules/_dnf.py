@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 
 from fleet.model.facts import Facts, Probe
 from fleet.model.steps import Change, Run, Upload
@@ -42,19 +44,55 @@ def rpms(names: Sequence[str], facts: Facts) -> dict[str, str]:
     return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and pair[0] in names}
 
 
-def locked(facts: Facts, names: Sequence[str]) -> tuple[str, ...]:
-    """Those of these packages whose version is locked; a lock's line is `EPOCH:NAME-VERSION-RELEASE.*`."""
-    lines = [line.strip() for line in facts[LOCKS_PROBE.key].text.splitlines()]
-    locks = [
-        line.partition(":")[2] or line for line in lines if line and not line.startswith(("#", "!", "@"))
+def install(
+    wishes: Mapping[str, str | None],
+    facts: Facts,
+    *,
+    hold: bool | None = None,
+    allow_downgrade: bool = False,
+) -> list[Change]:
+    """The changes that bring these packages, and their locks: name -> version (`*` is anything), or None.
+
+    `rpm_probe` of the names and LOCKS_PROBE must have been asked. `hold` None leaves locks as they are.
+    """
+    known, held = rpms(list(wishes), facts), locked(facts, list(wishes))
+    absent = [name for name in wishes if name not in known]
+    other = [
+        name
+        for name, version in known.items()
+        if not fnmatchcase(version, (wishes[name] or "*").partition("-")[0])
     ]
+    missing = [*absent, *other]
+    loose = [name for name in missing if name in held]
+    specs = {name: f"{name}-{version}" if version else name for name, version in wishes.items()}
+    steps = [dnf("versionlock", "delete", *loose)] if loose else []
+    changes: list[Change] = []
+    if allow_downgrade or not other:
+        steps += [dnf("install", *map(specs.__getitem__, missing))] if missing else []
+    else:  # `install` would also go back
+        steps += [dnf("install", *map(specs.__getitem__, absent))] if absent else []
+        steps.append(dnf("upgrade", *map(specs.__getitem__, other)))
+    if missing:
+        diff = "".join(f"{n}: {known.get(n, 'absent')} -> {wishes[n] or 'installed'}\n" for n in missing)
+        summary = f"install {', '.join(' '.join(filter(None, (n, wishes[n]))) for n in missing)}"
+        changes.append(Change(summary, diff, tuple(steps)))
+    if hold is False:
+        if rest := [name for name in held if name not in loose]:
+            step = dnf("versionlock", "delete", *rest)
+            changes.append(Change(f"release the hold of {', '.join(rest)}", steps=(step,)))
+        return changes
+    new = [name for name in wishes if name in missing or name not in held] if hold else loose
+    return [*changes, *(lock_changes(new, facts, anew=True) if new else [])]
+
+
+def locked(facts: Facts, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of these packages whose version is locked; dnf writes `NAME-EPOCH:VERSION-RELEASE.*`."""
+    lines = [line.strip() for line in facts[LOCKS_PROBE.key].text.splitlines()]
+    locks = [line for line in lines if not line.startswith(("#", "!", "@"))]
     return tuple(
         name
         for name in names
-        if any(
-            lock == name or (lock.startswith(f"{name}-") and lock[len(name) + 1 : len(name) + 2].isdigit())
-            for lock in locks
-        )
+        if any(re.fullmatch(rf"{re.escape(name)}(-([0-9]+:)?[0-9].*)?", lock) for lock in locks)
     )
 
 

@@ -7,11 +7,24 @@ from collections.abc import Sequence
 from fleet.model.facts import Facts, Probe
 from fleet.model.steps import Change, Run, Step, Upload
 from fleet.modules import _apt, _dnf
-from fleet.modules._driver_packages import Recipe, debians_own, is_driver, is_modules, other_branches
-from fleet.modules._driver_seen import Driver, version_parts
+from fleet.modules._driver_packages import (
+    Recipe,
+    debians_own,
+    is_driver,
+    is_modules,
+    other_branches,
+)
+from fleet.modules._driver_seen import NOUVEAU_FILE, Driver, version_parts
 from fleet.modules._files import file_probe, file_state
 from fleet.modules._os import System
-from fleet.modules._sources import Source, source_changes, source_probes
+from fleet.modules._sources import (
+    URIS_PROBE,
+    Source,
+    has_repository,
+    source_changes,
+    source_path,
+    source_probes,
+)
 from fleet.modules.base import Context
 
 NVIDIA = "https://developer.download.nvidia.com/compute/cuda/repos"
@@ -24,20 +37,28 @@ KEYS = {
 """NVIDIA's signing keys: the file beside each repository, and its fingerprint."""
 
 _STREAM = file_probe("/etc/dnf/modules.d/nvidia-driver.module", "content")
-_NOUVEAU = "/etc/modprobe.d/fleet-nouveau.conf"
 _MOVES_ALONG = ("nvidia-fabricmanager",)
 """Packages that a module of fleet holds and that must be free to follow the driver."""
 
 
 def probes() -> tuple[Probe, ...]:
     """What installing needs to know besides the driver itself."""
-    return (*source_probes(SOURCE), *_dnf.repository_probes(SOURCE), _STREAM, _dnf.LOCKS_PROBE)
+    return (
+        *source_probes(SOURCE),
+        URIS_PROBE,
+        *_dnf.repository_probes(SOURCE),
+        _STREAM,
+        _dnf.LOCKS_PROBE,
+    )
 
 
 def packaged_version(seen: Driver) -> str:
-    """The version of the driver that packages brought, also of one whose installation did not end."""
-    for name in ("nvidia-driver-cuda", *sorted(seen.packages)):
-        if name == "nvidia-driver-cuda" or name.startswith(
+    """The version of the driver that packages brought, also of one whose installation did not end.
+
+    The one that has nvidia-smi counts first: on Ubuntu, one of a branch that ended may only lead to another.
+    """
+    for name in (seen.owner, "nvidia-driver-cuda", *sorted(seen.packages)):
+        if name in (seen.owner, "nvidia-driver-cuda") or name.startswith(
             ("nvidia-utils-", "nvidia-smi", "nvidia-headless-")
         ):
             package = seen.packages.get(name)
@@ -65,28 +86,6 @@ def missing(wanted: Recipe, seen: Driver, *, upgrade: bool) -> tuple[str, ...]:
     return tuple(name for name in wanted.packages if not right(name))
 
 
-def mend(seen: Driver, wanted: Recipe) -> list[Change]:
-    """The change that ends what was interrupted: dpkg's own means, then apt's."""
-    if not seen.broken or wanted.family == "redhat":
-        return []
-    again = [name for name, package in seen.broken.items() if package.status[2:3] == "R"]
-    steps: list[Step] = [
-        Run(
-            ("dpkg", "--configure", "-a", "--force-confdef", "--force-confold"),
-            timeout=_apt.TIMEOUT,
-            env=_apt.ENVIRONMENT,
-            ok_codes=(0, 1),  # what it cannot do alone, apt does next
-        )
-    ]
-    if again:
-        steps.append(
-            _apt.apt_get("install", 86_400, "--reinstall", "--allow-change-held-packages", "--", *again)
-        )
-    steps.append(_apt.apt_get("install", 86_400, "--fix-broken"))
-    state = [f"{name} ({package.trouble})" for name, package in seen.broken.items()]
-    return [Change(f"finish the installation of {', '.join(state)}", steps=tuple(steps))]
-
-
 def changes(
     wanted: Recipe,
     names: Sequence[str],
@@ -110,23 +109,12 @@ def changes(
         )
     _refuse_holds(wanted, seen, ctx)
     if own:
-        gone = tuple(name for name in sorted(seen.packages) if is_driver(name))
+        gone = tuple(name for name in sorted(seen.packages) if is_driver(name) or name in own)
         held = [name for name in gone if seen.packages[name].held]
-        steps = (*((_apt.mark("unhold", held),) if held else ()), _apt.apt_get("purge", None, "--", *gone))
+        purge = _apt.apt_get("purge", None, "--", *gone, held=held)
+        steps = (*((_apt.mark("unhold", held),) if held else ()), purge)
         found.append(Change("remove Debian's own driver", f"{', '.join(gone)} -> absent\n", steps))
     return [*found, _debs(wanted, names, seen, own)]
-
-
-def build(wanted: Recipe, seen: Driver) -> list[Change]:
-    """The change that builds the module of an installed driver for the running kernel."""
-    install = (
-        _dnf.dnf("install", f"kernel-devel-{seen.kernel}")
-        if wanted.family == "redhat"
-        else _apt.apt_get("install", 86_400, "--no-install-recommends", "--", *wanted.headers)
-    )
-    make = Run(("dkms", "autoinstall", "-k", seen.kernel), timeout=_apt.TIMEOUT)
-    steps = (make,) if seen.headers else (install, make)
-    return [Change(f"build the driver's module for kernel {seen.kernel}", steps=steps)]
 
 
 def hold(
@@ -137,6 +125,8 @@ def hold(
     if not there:
         return []
     if wish is None:  # what had to be let go is held again
+        if wanted.family == "redhat":
+            return _dnf.lock_changes(_dnf.locked(facts, installing), facts, anew=True)
         again = [name for name in installing if name in seen.packages and seen.packages[name].held]
         return [Change(f"hold {', '.join(again)}", steps=(_apt.mark("hold", again),))] if again else []
     if wanted.family == "redhat":
@@ -170,6 +160,9 @@ def _repository(
     if kind == "rpm":
         title = "NVIDIA's CUDA repository"
         return _dnf.repository_changes(SOURCE, title, url, f"{url}/{file}", fingerprint, facts, ctx)
+    own = file_state(source_path(SOURCE), "content", facts, ctx)
+    if has_repository(url, facts) and not own.exists:
+        return []  # by NVIDIA's cuda-keyring, say: apt reads nothing where one has two keys
     source = Source(
         SOURCE, uris=(f"{url}/",), suites=("/",), key_url=f"{url}/{file}", key_fingerprint=fingerprint
     )
@@ -181,10 +174,10 @@ def _nouveau(seen: Driver) -> list[Change]:
     if "blacklisted" in seen.nouveau or not seen.nouveau:
         return []
     steps = (
-        Upload(_NOUVEAU, b"# Managed by fleet.\nblacklist nouveau\noptions nouveau modeset=0\n"),
+        Upload(NOUVEAU_FILE, b"# Managed by fleet.\nblacklist nouveau\noptions nouveau modeset=0\n"),
         Run(("sh", "-c", _INITRAMFS), timeout=600.0, title="rebuild the initramfs"),
     )
-    return [Change("keep nouveau from the GPUs", f"{_NOUVEAU}: absent -> blacklist nouveau\n", steps)]
+    return [Change("keep nouveau from the GPUs", f"{NOUVEAU_FILE}: absent -> blacklist nouveau\n", steps)]
 
 
 _INITRAMFS = """\
@@ -217,19 +210,16 @@ def _debs(wanted: Recipe, names: Sequence[str], seen: Driver, gone: Sequence[str
     ]
     pinnings = [f"{name}-" for name in rivals if name.startswith("nvidia-driver-pinning-")]
     others = [f"{name}-" for name in rivals if not name.startswith("nvidia-driver-pinning-")]
-    options = ("--no-install-recommends", "--")
+    options: tuple[str, ...] = ("--no-install-recommends", "--")
     steps: list[Step] = [_apt.mark("unhold", held)] if held else []
     if wanted.headers and not seen.headers:
-        steps.append(_apt.apt_get("install", 86_400, *options, *wanted.headers))
+        steps.append(_apt.apt_get("install", 86_400, *options, *wanted.headers, held=held))
     new_first = [n for n in wanted.first if n not in seen.packages or not seen.packages[n].there]
     if new_first or pinnings:
-        steps.append(_apt.apt_get("install", 86_400, *options, *wanted.first, *pinnings))
+        steps.append(_apt.apt_get("install", 86_400, *options, *wanted.first, *pinnings, held=held))
     wishes = [wanted.wish(name) for name in names]
-    steps.append(
-        _apt.apt_get(
-            "install", 86_400, "--no-install-recommends", "--allow-downgrades", "--", *wishes, *others
-        )
-    )
+    options = ("--no-install-recommends", "--allow-downgrades", "--")
+    steps.append(_apt.apt_get("install", 86_400, *options, *wishes, *others, held=held))
     targets = (wish.partition("=")[2] or "installed" for wish in wishes)
     diff = "".join(
         f"{name}: {_version(seen, name)} -> {target}\n" for name, target in zip(names, targets, strict=True)
@@ -261,7 +251,8 @@ def _redhat(
     if not seen.headers:
         steps.append(_dnf.dnf("install", *wanted.headers))
     if rivals := other_branches(seen.packages, wanted):
-        steps.append(_dnf.dnf("remove", *rivals))
+        steps.append(_dnf.dnf("remove", *rivals))  # which takes along what needs them
+        names = wanted.packages
     there = any(name in seen.packages for name in names)
     steps.append(_dnf.dnf("install", "--best", *names))
     if there:

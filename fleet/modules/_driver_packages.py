@@ -18,6 +18,9 @@ DEFAULT_BRANCH = 580
 LAST_BRANCH_OF = {Generation.MAXWELL: 580, Generation.PASCAL: 580, Generation.VOLTA: 580}
 FIRST_BRANCH_OF = {Generation.BLACKWELL: 570}
 
+MODULES = "linux-modules-nvidia-"
+"""How the names of Ubuntu's packages of prebuilt modules begin."""
+
 GA_KERNELS = {"22.04": "5.15.0", "24.04": "6.8.0"}
 """The kernel that an Ubuntu release came with; a newer one is of its hardware enablement (HWE) series."""
 
@@ -60,7 +63,7 @@ class Recipe:
 
 def is_modules(name: str) -> bool:
     """Whether a package brings prebuilt kernel modules; its name has the branch, its version does not."""
-    return name.startswith("linux-modules-nvidia-")
+    return name.startswith(MODULES)
 
 
 def family(host: System) -> str:
@@ -142,7 +145,7 @@ def other_branches(names: Iterable[str], wanted: Recipe) -> tuple[str, ...]:
     if wanted.family == "debian":
         rivals = re.compile(r"nvidia-driver-pinning-[0-9.]+|nvidia-kernel-(open-)?dkms")
     else:
-        rivals = re.compile(r"kmod-nvidia-(open|latest)-dkms")
+        rivals = re.compile(r"kmod-nvidia-((open|latest)-dkms|(open-)?[0-9].*)")
     return tuple(name for name in sorted(names) if rivals.fullmatch(name) and name not in kept)
 
 
@@ -205,7 +208,9 @@ def _ubuntu(host: System, branch: int, is_open: bool, kernel: str, prebuilt: boo
         names = (modules, f"nvidia-headless-no-dkms-{kind}", utils)
         return Recipe("ubuntu", branch, is_open, packages=names, prebuilt=True)
     headers = (f"linux-headers-{kernel}", f"linux-headers-{_flavour(host, kernel)}")
-    return Recipe("ubuntu", branch, is_open, packages=(f"nvidia-headless-{kind}", utils), headers=headers)
+    # The first needs the next two in no version: asked for alone, and held alone, it would move without them.
+    parts = (f"nvidia-headless-{kind}", f"nvidia-headless-no-dkms-{kind}", f"nvidia-dkms-{kind}")
+    return Recipe("ubuntu", branch, is_open, packages=(*parts, utils), headers=headers)
 
 
 def _flavour(host: System, kernel: str) -> str:

@@ -15,33 +15,49 @@ from fleet.modules._reboot import FLEET_FILE
 TRIED_FILE = "/var/lib/fleet/nvidia-driver-reboot"
 """In which boot a reboot was asked for, one line a cause, on disk: none is asked for twice for the same."""
 
+NOUVEAU_FILE = "/etc/modprobe.d/fleet-nouveau.conf"
+
+MODULE = r"""
+module() {
+  modinfo -k "$1" -F "$2" nvidia 2>/dev/null || {
+    name=$(modprobe -D nvidia 2>/dev/null | sed -n 's/^install modprobe -i \([^ ]*\).*/\1/p')
+    [ -n "$name" ] && modinfo -k "$1" -F "$2" "$name" 2>/dev/null
+  }
+}
+"""
+"""A sh function: `module KERNEL FIELD`. Debian's own driver calls it nvidia-current, which modprobe knows."""
+
 _CONFIGURED = ("i", "W", "t")
 
 # modinfo looks the module up as the kernel would; SecureBoot's value is the fifth byte of the EFI variable.
-# The kernel that comes next is the newest in /boot.
+# The kernel that comes next is the newest in /boot. fleet's own blacklist counts once an initramfs is newer.
 DRIVER_PROBE = Probe(
     "nvidia.driver",
-    f"""\
+    f"""{MODULE}\
 k=$(uname -r)
 echo "kernel $k"
 echo "machine $(uname -m)"
 echo "boot $(cat /proc/sys/kernel/random/boot_id)"
 if command -v modinfo >/dev/null; then
   echo "modinfo there"
-  modinfo -k "$k" -F version nvidia 2>/dev/null | sed 's/^/module /'
-  modinfo -k "$k" -F signer nvidia 2>/dev/null | sed 's/^/signer /'
+  module "$k" version | sed 's/^/module /'
+  module "$k" signer | sed 's/^/signer /'
   n=$(ls /boot 2>/dev/null | sed -n 's/^vmlinuz-//p' | sort -V | tail -n 1)
   if [ -n "$n" ] && [ "$n" != "$k" ]; then
     echo "next $n"
-    modinfo -k "$n" -F version nvidia 2>/dev/null | sed 's/^/next_module /'
+    module "$n" version | sed 's/^/next_module /'
   fi
 fi
 [ -r /proc/driver/nvidia/version ] &&
   sed -n '1s/.*  \\([0-9][0-9.]*\\)  .*/loaded \\1/p' /proc/driver/nvidia/version
 [ -d /sys/module/nouveau ] && echo "nouveau loaded"
 modinfo -k "$k" -F filename nouveau >/dev/null 2>&1 && echo "nouveau there"
-grep -rhsqE '^[[:space:]]*blacklist[[:space:]]+nouveau' /etc/modprobe.d /usr/lib/modprobe.d /lib/modprobe.d &&
-  echo "nouveau blacklisted"
+i=$(ls -t /boot/initrd.img-* /boot/initramfs-*.img 2>/dev/null | head -n 1)
+w='^[[:space:]]*blacklist[[:space:]]+nouveau'
+for f in $(grep -rlsE "$w" /etc/modprobe.d /usr/lib/modprobe.d /lib/modprobe.d); do
+  [ "${{f##*/}}" = {NOUVEAU_FILE.rpartition("/")[2]} ] && [ -n "$i" ] && [ "$f" -nt "$i" ] && continue
+  echo "nouveau blacklisted" && break
+done
 [ -e "/lib/modules/$k/build" ] && echo "headers there"
 s=$(mokutil --sb-state 2>/dev/null) || s=
 [ -n "$s" ] || for e in /sys/firmware/efi/efivars/SecureBoot-*; do
@@ -72,6 +88,9 @@ elif command -v rpm >/dev/null; then
   [ -z "$smi" ] || rpm -qf --qf 'owner %{{NAME}}\\n' "$smi" 2>/dev/null
   rpm -qa --qf 'package ii- %{{NAME}} %{{VERSION}}-%{{RELEASE}}\\n' |
     grep -E '^package ii- [^ ]*(nvidia|epel-release)'
+  {{ rpm -q dkms || awk -F ' *= *' '/^\\[/ {{ e = tolower($0) ~ /epel/ }}
+    e && $1 == "enabled" && $2 == 1 {{ f = 1 }} END {{ exit !f }}' /etc/yum.repos.d/*.repo
+  }} >/dev/null 2>&1 && echo "package ii- epel-release enabled"
 fi
 [ ! -r {FLEET_FILE} ] || sed 's/^/noted /' {FLEET_FILE}
 [ ! -r {TRIED_FILE} ] || sed 's/^/tried /' {TRIED_FILE}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fleet.gpu.pci import PCI_FOLDER
+from fleet.gpu.pci import GIVEN_AWAY, PCI_FOLDER
 from fleet.gpu.probe import LOST_WORDS
 from fleet.model.steps import Change, Run
-from fleet.modules._driver_seen import TRIED_FILE, Driver
+from fleet.modules._driver_seen import MODULE, TRIED_FILE, Driver
 from fleet.modules._reboot import FLEET_FILE
 from fleet.modules.base import Context
 
@@ -54,25 +54,27 @@ def settle_change(summary: str = "") -> Change:
     return Change(summary or "load the driver, or note that it needs a reboot", steps=(step,))
 
 
+_GIVEN_AWAY = " | ".join(f"*/{name}" for name in GIVEN_AWAY)
 _LOST_PATTERN = " | ".join(f'*"{words}"*' for words in LOST_WORDS)
 
 # modprobe may fail (another driver has the cards, an older module is loaded): what counts is the answer then.
 # A kernel that was installed together with the module may have been passed over: it is built for that, too.
-_SETTLE = rf"""
+_SETTLE = rf"""{MODULE}
 note=$1 tried=$2 kernel=$(uname -r)
 [ -d /sys/module/nouveau ] || modprobe -a nvidia nvidia_uvm >/dev/null 2>&1
-version=$(modinfo -k "$kernel" -F version nvidia 2>/dev/null)
+version=$(module "$kernel" version)
 cause="driver $version $kernel"
 cards=0
 for d in {PCI_FOLDER}/*; do
   read -r vendor <"$d/vendor" && read -r class <"$d/class" || continue
+  case $(readlink "$d/driver") in {_GIVEN_AWAY}) continue ;; esac
   case $vendor:$class in 0x10de:0x03*) cards=$((cards + 1)) ;; esac
 done 2>/dev/null
 if [ -d /sys/module/nouveau ]; then
   reason="nouveau has the GPUs"
 elif [ -z "$version" ]; then
   next=$(ls /lib/modules | sort -V | tail -n 1)
-  built() {{ modinfo -k "$next" -F version nvidia >/dev/null 2>&1; }}
+  built() {{ module "$next" version >/dev/null; }}
   built || ! command -v dkms >/dev/null || dkms autoinstall -k "$next" >/dev/null 2>&1
   built || {{
     echo "no module nvidia was built for the running kernel $kernel" >&2

@@ -15,6 +15,13 @@ from fleet.modules.base import Context
 KEYRINGS = "/etc/apt/keyrings"
 _STAGE = "/etc/apt/fleet"
 
+URIS_PROBE = Probe(
+    "apt.uris",
+    "command -v apt-get >/dev/null || exit 0\n"
+    "apt-get update --print-uris 2>/dev/null | grep Release\nexit 0\n",
+)
+"""Which repositories apt has, from whichever file: what it would fetch, without fetching it."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -69,6 +76,11 @@ def source_probes(name: str) -> tuple[Probe, ...]:
         file_probe(source_path(name), "content"),
         *(file_probe(path, "content") for path in _key_paths(name)),
     )
+
+
+def has_repository(uri: str, facts: Facts) -> bool:
+    """Whether apt has a flat repository at this address already."""
+    return f"'{uri.rstrip('/')}/" in facts[URIS_PROBE.key].text
 
 
 def source_changes(source: Source, facts: Facts, ctx: Context) -> Sequence[Change]:
@@ -135,12 +147,26 @@ def _has_key(source: Source, path: str, facts: Facts, ctx: Context) -> bool:
     return found.regular and found.size > 0
 
 
-# Only this repository's lists are fetched, and the others' are left alone (List-Cleanup).
+# With one repository in two files under two keys apt reads no source at all: so all are read together first.
+# Then only this repository's lists are fetched, and the others' are left alone (List-Cleanup).
 _TRY = """\
 apt=$1 tried=$2 key=$3 final=$4
-sh -c "$apt" apt never update --error-on=any -o "Dir::Etc::sourcelist=$tried" \\
-  -o Dir::Etc::sourceparts=/dev/null -o APT::Get::List-Cleanup=0
-rc=$?
+all=$(mktemp -d) || exit 1
+cp -- /etc/apt/sources.list.d/* "$all" 2>/dev/null
+cp -- "$tried" "$all"
+said=$(apt-get update --print-uris -o "Dir::Etc::sourceparts=$all" 2>&1 >/dev/null); rc=$?
+rm -rf -- "$all"
+if [ $rc -eq 0 ]; then
+  sh -c "$apt" apt never update --error-on=any -o "Dir::Etc::sourcelist=$tried" \\
+    -o Dir::Etc::sourceparts=/dev/null -o APT::Get::List-Cleanup=0
+  rc=$?
+else
+  printf '%s\\n' "$said" >&2
+  case $said in *"Conflicting values set"*)
+    echo "reason: this host has that repository already, with another key: remove the file in" \\
+      "/etc/apt/sources.list.d that has it, or leave the repository out" >&2 ;;
+  esac
+fi
 if [ -n "$key" ] && [ $rc -eq 0 ]; then mkdir -p "${final%/*}" && mv -fT -- "$key" "$final"; rc=$?; fi
 rm -f -- "$tried" ${key:+"$key"}
 rmdir -- "${tried%/*}" 2>/dev/null

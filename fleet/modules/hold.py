@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -9,6 +10,9 @@ from fleet.model.facts import Facts, Probe
 from fleet.model.steps import Change
 from fleet.modules import _apt, _dnf
 from fleet.modules.base import Args, Context
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]+(:[a-z0-9-]+)?")
+"""Of either system: rpm's names have capitals and _, dpkg's may have an architecture."""
 
 
 class HoldArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -22,8 +26,10 @@ class HoldArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if not found:
             raise ValueError("`name` is empty")
         for name in found:
-            if _apt.parse_wish(name).version:
+            if "=" in name:
                 raise ValueError(f"a hold keeps the installed version; leave it out: {name}")
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"not a package name: {name!r}")
         if len(set(found)) != len(found):
             raise ValueError("`name` lists a package twice")
 
@@ -55,7 +61,8 @@ class Hold:
     def plan(self, args: HoldArgs, facts: Facts, ctx: Context) -> Sequence[Change]:
         """One change for all holds that differ."""
         wanted = names(args)
-        if facts[_apt.packages_probe(wanted, virtual=False).key].ok:
+        has_dpkg = facts[_apt.packages_probe(wanted, virtual=False).key].ok
+        if has_dpkg:
             known = _apt.packages(wanted, facts, ctx, virtual=False)
             there = [name for name in wanted if known[name].installed]
             held = [name for name in wanted if known[name].held]
@@ -72,17 +79,13 @@ class Hold:
                     f"cannot hold what is not installed: {', '.join(absent)}",
                     remedy="install it before (module `apt` can hold it, too), or take it from the list",
                 )
-            if facts[_dnf.LOCKS_PROBE.key].ok:
+            if not has_dpkg:
                 return _dnf.lock_changes(wanted, facts)
             new = [name for name in wanted if name not in held]
             return [Change(f"hold {', '.join(new)}", steps=(_apt.mark("hold", new),))] if new else []
         if not held:
             return []
-        release = (
-            _dnf.dnf("versionlock", "delete", *held)
-            if facts[_dnf.LOCKS_PROBE.key].ok
-            else _apt.mark("unhold", held)
-        )
+        release = _apt.mark("unhold", held) if has_dpkg else _dnf.dnf("versionlock", "delete", *held)
         return [Change(f"release the hold of {', '.join(held)}", steps=(release,))]
 
 

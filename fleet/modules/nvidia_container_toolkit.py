@@ -12,7 +12,7 @@ from fleet.gpu.probe import GPU_PROBE, parse_gpus
 from fleet.model.facts import Answer, Facts, Probe
 from fleet.model.slot import Gpu
 from fleet.model.steps import Change, Run
-from fleet.modules import _apt
+from fleet.modules import _apt, _dnf
 from fleet.modules._deferred import once_the_driver_works
 from fleet.modules._files import check_path
 from fleet.modules.base import Args, Context
@@ -74,13 +74,17 @@ class NvidiaContainerToolkit:
 
     def probes(self, args: NvidiaContainerToolkitArgs, ctx: Context) -> Sequence[Probe]:
         """Ask for the packages, the GPUs, and what the CDI file says of GPUs and driver."""
-        return (_apt.packages_probe(args.packages, virtual=False), GPU_PROBE, spec_probe(args.cdi_spec))
+        return (
+            _apt.packages_probe(args.packages, virtual=False),
+            _dnf.rpm_probe(args.packages),
+            _dnf.LOCKS_PROBE,
+            GPU_PROBE,
+            spec_probe(args.cdi_spec),
+        )
 
     def plan(self, args: NvidiaContainerToolkitArgs, facts: Facts, ctx: Context) -> Sequence[Change]:
         """One change for the packages, one for holds, one for the CDI file."""
-        known = _apt.packages(args.packages, facts, ctx, virtual=False)
-        wishes = [_apt.Wish(name, args.version) for name in args.packages]
-        changes = _apt.install(wishes, known, hold=args.hold, allow_downgrade=args.allow_downgrade)
+        changes = _packages(args, facts, ctx)
         gpus = parse_gpus(facts[GPU_PROBE.key])
         if gpus is None:
             return [*changes, once_the_driver_works(f"generate {args.cdi_spec}", facts, ctx)]
@@ -89,6 +93,20 @@ class NvidiaContainerToolkit:
             diff = f"{args.cdi_spec}: {reason}\n"
             changes.append(Change(f"generate {args.cdi_spec}: {reason}", diff, (Run(generate),)))
         return changes
+
+
+def _packages(args: NvidiaContainerToolkitArgs, facts: Facts, ctx: Context) -> list[Change]:
+    if facts[_apt.packages_probe(args.packages, virtual=False).key].ok:
+        known = _apt.packages(args.packages, facts, ctx, virtual=False)
+        wishes = [_apt.Wish(name, args.version) for name in args.packages]
+        return _apt.install(wishes, known, hold=args.hold, allow_downgrade=args.allow_downgrade)
+    if not facts[_dnf.rpm_probe(args.packages).key].ok:
+        raise ctx.fail(
+            "the host has neither dpkg nor rpm",
+            remedy="fleet has apt and dnf for it; install it by hand and leave this task out",
+        )
+    versions = dict.fromkeys(args.packages, args.version)
+    return _dnf.install(versions, facts, hold=args.hold, allow_downgrade=args.allow_downgrade)
 
 
 def spec_probe(path: str) -> Probe:

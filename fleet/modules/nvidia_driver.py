@@ -10,6 +10,7 @@ from fleet.gpu.architecture import Generation
 from fleet.model.facts import Facts, Probe
 from fleet.model.steps import Change
 from fleet.modules import _driver_install as install
+from fleet.modules._driver_mend import build, mend
 from fleet.modules._driver_packages import (
     DEFAULT_BRANCH,
     SUPPORTED,
@@ -99,8 +100,8 @@ class NvidiaDriver:
         if accepted and not seen.fault and not any(map(is_driver, seen.broken)):
             return _holds(args, host, seen, facts)
         wanted = _wanted(args, host, seen, accepted, ctx)
-        changes = install.mend(seen, wanted)
-        if seen.foreign and (not accepted or seen.fault):
+        changes = mend(seen, wanted)
+        if seen.foreign and (not accepted or (seen.fault and not seen.lost)):
             raise _refuse_foreign(seen, args, ctx)
         missing = install.missing(wanted, seen, upgrade=not accepted and bool(seen.packages))
         if missing and (not accepted or (seen.fault and not seen.lost and not seen.upgraded)):
@@ -109,8 +110,9 @@ class NvidiaDriver:
             changes += install.changes(wanted, missing, seen, host, facts, ctx, args.repository, args.replace)
             changes += install.hold(wanted, facts, seen, args.hold, installing=missing)
             return [*changes, settle_change()]
-        if seen.fault and not waits_for_reboot(seen) and not seen.module and not wanted.prebuilt:
-            changes += install.build(wanted, seen)
+        unbuilt = seen.fault and not seen.module and not seen.lost
+        if unbuilt and not waits_for_reboot(seen):
+            changes += build(wanted, seen)
         changes += install.hold(wanted, facts, seen, args.hold)
         return [*changes, *settle(seen, ctx)]
 
@@ -164,11 +166,15 @@ def _refuse_foreign(seen: Driver, args: NvidiaDriverArgs, ctx: Context) -> Excep
 
 
 def _refuse_secure_boot(wanted: Recipe, ctx: Context) -> Exception:
-    prebuilt = " or say `modules: prebuilt`, which Ubuntu signs;" if wanted.family == "ubuntu" else ""
+    ubuntu = wanted.family == "ubuntu"
+    prebuilt = " or say `modules: prebuilt`, which Ubuntu signs;" if ubuntu else ""
+    make, key = "`dkms generate_mok` (Debian 12: the first module that dkms builds)", "/var/lib/dkms/mok.pub"
+    if ubuntu:
+        make, key = "`update-secureboot-policy --new-key`", "/var/lib/shim-signed/mok/MOK.der"
     return ctx.fail(
         "Secure Boot is on: the kernel would refuse a driver module built on this host",
-        remedy=f"switch Secure Boot off in the firmware;{prebuilt} or install dkms and enroll its key: "
-        "`mokutil --import /var/lib/dkms/mok.pub`, reboot, and confirm at the machine's console",
+        remedy=f"switch Secure Boot off in the firmware;{prebuilt} or install dkms and enroll its key, which "
+        f"{make} makes: `mokutil --import {key}`, reboot, and confirm at the machine's console",
     )
 
 

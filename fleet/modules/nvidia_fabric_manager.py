@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ from fleet.model.facts import Facts, Probe
 from fleet.model.steps import Change, Run
 from fleet.modules import _apt, _dnf
 from fleet.modules._driver_packages import UnsupportedError, family
-from fleet.modules._driver_seen import DRIVER_PROBES, see_driver
+from fleet.modules._driver_seen import DRIVER_PROBES, Driver, see_driver
 from fleet.modules._driver_settle import waits_for_reboot
 from fleet.modules._os import OS_PROBE, system
 from fleet.modules._systemd import SYSTEMCTL, unit_probe, unit_state
@@ -17,6 +18,7 @@ from fleet.modules.base import Args, Context
 from fleet.modules.systemd import Systemd, SystemdArgs
 
 UNIT = "nvidia-fabricmanager.service"
+_ANY = re.compile(r"nvidia-fabric-?manager(-[0-9]+)?")
 _NAMELESS_FROM = 580
 """From this branch on NVIDIA's own packages have the branch no more in their name; Ubuntu's do."""
 
@@ -77,6 +79,9 @@ class NvidiaFabricManager:
         is_locked = kind == "redhat" and name in _dnf.locked(facts, (name,))
         held = is_locked or (there is not None and there.held)
         right = there is not None and there.there and there.version.partition("-")[0] == seen.version
+        others = [other for other in seen.packages if _ANY.fullmatch(other) and other != name]
+        if others and not right:
+            changes.append(_removal(kind, others, seen, facts))
         if not right:
             before = there.version if there is not None else "absent"
             changes.append(
@@ -94,8 +99,12 @@ class NvidiaFabricManager:
         wish = SystemdArgs(name=UNIT, state="started", enabled=True, masked=False)
         changes += Systemd().plan(wish, facts, ctx)
         if not right and unit.running:
-            restart = Run(("sh", "-c", SYSTEMCTL, "systemctl", "restart", UNIT), timeout=300.0)
-            changes.append(Change(f"restart {UNIT}", steps=(restart,)))
+            # Enabled as well: the removal of another branch's may have undone that.
+            steps = [
+                Run(("sh", "-c", SYSTEMCTL, "systemctl", verb, UNIT), timeout=300.0)
+                for verb in ("enable", "restart")
+            ]
+            changes.append(Change(f"restart {UNIT}", steps=tuple(steps)))
         return changes
 
 
@@ -106,11 +115,25 @@ def _package(kind: str, version: str) -> str:
     return "nvidia-fabricmanager" if int(branch) >= _NAMELESS_FROM else "nvidia-fabric-manager"
 
 
+def _removal(kind: str, others: Sequence[str], seen: Driver, facts: Facts) -> Change:
+    """Those of other branches, which cannot stay beside it, also where fleet holds them."""
+    if kind == "redhat":
+        locked = _dnf.locked(facts, others)
+        free = (_dnf.dnf("versionlock", "delete", *locked),) if locked else ()
+        remove = _dnf.dnf("remove", *others)
+    else:
+        held = [other for other in others if seen.packages[other].held]
+        free = (_apt.mark("unhold", held),) if held else ()
+        remove = _apt.apt_get("remove", None, "--", *others, held=held)
+    diff = "".join(f"{other}: {seen.packages[other].version} -> absent\n" for other in others)
+    return Change(f"remove {', '.join(others)}", diff, (*free, remove))
+
+
 def _install(kind: str, name: str, version: str, *, held: bool) -> tuple[Run, ...]:
     if kind == "redhat":
         install = _dnf.dnf("install", f"{name}-{version}")
         return (_dnf.dnf("versionlock", "delete", name), install) if held else (install,)
-    fetch = _apt.apt_get(
-        "install", 86_400, "--no-install-recommends", "--allow-downgrades", "--", f"{name}={version}-*"
-    )
+    # Ubuntu's needs its -server driver: beside another one apt would remove that.
+    options = ("--no-install-recommends", "--no-remove", "--allow-downgrades", "--")
+    fetch = _apt.apt_get("install", 86_400, *options, f"{name}={version}-*", held=(name,) if held else ())
     return (_apt.mark("unhold", (name,)), fetch) if held else (fetch,)

@@ -17,14 +17,8 @@ from fleet.modules.base import Args, Context
 PATH = "/etc/apt/apt.conf.d/52fleet-nvidia"
 """After 50unattended-upgrades, whose list it adds to."""
 
-DRIVER = (
-    "nvidia-",
-    "libnvidia-",
-    "linux-modules-nvidia-",
-    "linux-objects-nvidia-",
-    "libcuda1$",
-    "cuda-drivers",
-)
+DRIVER = ("nvidia-", "libnvidia-", "libcuda1$", "cuda-drivers")
+"""Not `linux-modules-nvidia-`: an upgrade that brings the next kernel must bring its prebuilt modules."""
 
 _PACKAGES = ("unattended-upgrades",)
 

@@ -295,6 +295,8 @@ def test_unattended_upgrades_of_the_driver():
     assert "left out are: nvidia-" in one("system/updates", {PACKAGES_PROBE.key: text(packages + some)})
     both = some + 'Unattended-Upgrade::Package-Blacklist:: "libnvidia-";\n'
     assert told("system/updates", {PACKAGES_PROBE.key: text(packages + both)}) == []
+    modules = "package ii linux-modules-nvidia-580-server-open-generic 6.8.0-86.87\n"
+    assert told("system/updates", {PACKAGES_PROBE.key: text(packages + modules + both)}) == []
     off = UNATTENDED.replace('"1"', '"0"')
     assert told("system/updates", {PACKAGES_PROBE.key: text(packages + off)}) == []
 

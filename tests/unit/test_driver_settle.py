@@ -59,6 +59,13 @@ def test_a_driver_that_lists_every_card_is_done(host):
     assert (done.returncode, left) == (0, [[], []])
 
 
+def test_debians_own_driver_is_found_by_its_own_name(host):
+    _program(host, "modinfo", 'case $* in *" nvidia-current") echo 550.163.01 ;; *) exit 1 ;; esac')
+    _program(host, "modprobe", "[ $1 != -D ] || echo 'install modprobe -i nvidia-current $CMDLINE_OPTS '")
+    done, *left = settle(host)
+    assert (done.returncode, left) == (0, [[], []]), done.stderr
+
+
 def test_one_that_does_not_answer_waits_for_a_reboot(host):
     _program(host, "nvidia-smi", "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18")
     done, noted, tried = settle(host)
@@ -83,6 +90,12 @@ def test_a_lost_card_is_a_cause_of_its_own(host, smi, reason):
     _, noted, tried = settle(host)
     assert f"{MARK}nvidia-smi {reason}" in noted[0]
     assert tried == ["gpus"]
+
+
+def test_a_card_that_is_passed_through_to_a_virtual_machine_is_not_missed(host):
+    _program(host, "nvidia-smi", ONE_OF_TWO)
+    (host / "pci" / "0000:01:00.0" / "driver").symlink_to("../../../../bus/pci/drivers/vfio-pci")
+    assert settle(host)[1:] == ([], [])
 
 
 def test_a_card_that_tells_no_uuid_is_not_counted(host):

@@ -29,10 +29,11 @@ def apt(args, *rows, provides=""):
     return plan("apt", args, {probe.key: "".join(ROWS[row] for row in rows) + provides})
 
 
-def get(verb, *arguments, age="86400"):
+def get(verb, *arguments, age="86400", held=""):
     argv = ("sh", "-c", _apt.APT, "apt", age, verb, *arguments)
     title = " ".join(("apt-get", verb, *arguments))
-    return Run(argv, timeout=1800.0, env=_apt.ENVIRONMENT, title=title)
+    env = {**_apt.ENVIRONMENT, **({"FLEET_HELD": held} if held else {})}
+    return Run(argv, timeout=1800.0, env=env, title=title)
 
 
 def mark(verb, *names):
@@ -84,7 +85,7 @@ def test_holds():
 
 
 def test_a_held_package_may_change_where_the_task_says_so_and_stays_held():
-    install = get("install", "--no-install-recommends", "--", "curl=9")
+    install = get("install", "--no-install-recommends", "--", "curl=9", held="curl")
     assert steps(apt({"name": "curl=9"}, "curl")) == [mark("unhold", "curl"), install, mark("hold", "curl")]
     assert steps(apt({"name": "curl=9", "hold": True}, "curl")) == [
         mark("unhold", "curl"),
@@ -102,7 +103,7 @@ def test_removal():
     assert change.summary == "remove htop, curl"
     assert change.steps == (
         mark("unhold", "curl"),
-        get("remove", "--autoremove", "--", "htop", "curl", age="never"),
+        get("remove", "--autoremove", "--", "htop", "curl", age="never", held="curl"),
     )
     (change,) = apt({"name": ["htop", "tree"], "state": "absent", "purge": True}, "htop", "tree")
     assert change.steps == (get("purge", "--", "htop", "tree", age="never"),)
@@ -155,9 +156,9 @@ class Sandbox:
         path.write_text(f"#!/bin/sh\ncd {self.folder}\n{words}echo {name} ${{verb:-$1}} >>log\n{body}\n")
         path.chmod(0o755)
 
-    def run(self, *arguments):
+    def run(self, *arguments, held=""):
         script = _apt.APT.replace("/var/lib/apt/lists", str(self.lists)).replace("sleep 3", "sleep 0.01")
-        env = {**os.environ, "PATH": f"{self.bin}:{os.environ['PATH']}"}
+        env = {**os.environ, "PATH": f"{self.bin}:{os.environ['PATH']}", "FLEET_HELD": held}
         done = subprocess.run(
             ["sh", "-c", script, "apt", *arguments], capture_output=True, text=True, env=env
         )
@@ -222,6 +223,7 @@ def test_an_interrupted_dpkg_is_finished_first(tmp_path):
         ("E: Unable to locate package jq", "no repository of this host has that package"),
         ("E: Held packages were changed and -y was used", "another package is on hold"),
         ("E: Packages were downgraded and -y was used", "allow_downgrade: true"),
+        ("E: Packages need to be removed but remove is disabled.", "would remove the packages"),
         ("E: Unable to correct problems, you have held broken packages.", "contradict each other"),
         ("dpkg: error: No space left on device", "the disk is full"),
         ("E: The repository 'x' is not signed.", "cannot be verified"),
@@ -236,6 +238,16 @@ def test_the_reason_is_named(tmp_path, complaint, reason):
     assert first == complaint
     assert last.startswith("reason: ")
     assert reason in last
+
+
+def test_what_was_let_go_for_a_change_that_fails_is_held_again(tmp_path):
+    box = Sandbox(tmp_path, 'echo "E: Could not resolve x"; exit 100')
+    box._program("apt-mark", 'echo "$@" >>marked')
+    assert box.run("never", "install", "--", "jq", held="jq curl")[0] == 1
+    assert (tmp_path / "marked").read_text() == "hold -- jq curl\n"
+    box._program("apt-get", "exit 0")
+    assert box.run("never", "install", "--", "jq", held="jq curl")[0] == 0
+    assert (tmp_path / "marked").read_text() == "hold -- jq curl\n"
 
 
 def test_who_holds_the_lock_is_named(tmp_path):

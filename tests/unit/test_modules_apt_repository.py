@@ -99,6 +99,34 @@ def test_a_key_to_fetch_is_fetched_once():
     )
 
 
+@pytest.mark.parametrize(
+    ("other", "line"),
+    [
+        ("vendor.list", "deb [signed-by=/usr/share/keyrings/vendor.gpg] https://example.test/x/ /"),
+        ("vendor.list", "# deb [signed-by=/usr/share/keyrings/vendor.gpg] https://example.test/x/ /"),
+        ("tools.list.save", "deb [signed-by=/usr/share/keyrings/vendor.gpg] https://example.test/x/ /"),
+    ],
+)
+def test_one_that_another_file_has_with_another_key_is_refused_before_apt_reads_both(tmp_path, other, line):
+    parts, stage, key = tmp_path / "parts", tmp_path / "stage", tmp_path / "keyrings" / "tools.asc"
+    for folder in (parts, stage):
+        folder.mkdir()
+    (parts / other).write_text(f"{line}\n")
+    tried = stage / "tools.sources"
+    tried.write_text(f"Types: deb\nURIs: https://example.test/x\nSuites: /\nSigned-By: {stage}/tools.asc\n")
+    (stage / "tools.asc").write_bytes(ARMORED)
+    script = _sources._TRY.replace("/etc/apt/sources.list.d", str(parts))
+    argv = ["sh", "-c", script, "sources", "echo fetched", str(tried), f"{stage}/tools.asc", str(key)]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    if other == "vendor.list" and not line.startswith("#"):
+        assert (done.returncode, done.stdout, key.exists()) == (100, "", False)
+        assert "Conflicting values set for option Signed-By" in done.stderr
+        assert "reason: this host has that repository already, with another key" in done.stderr
+    else:
+        assert (done.returncode, done.stdout, key.exists()) == (0, "fetched\n", True), done.stderr
+    assert not stage.exists()
+
+
 def test_removal_takes_everything_away():
     gone = {"name": "tools", "state": "absent"}
     assert plan("apt_repository", gone, NOTHING) == []

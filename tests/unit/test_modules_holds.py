@@ -45,6 +45,25 @@ def test_a_hold_is_released_once():
     assert held({"state": "unheld"}, **{DPKG: ""}) == []
 
 
+def test_names_as_rpm_has_them_can_be_held():
+    facts = {
+        "dpkg:-NetworkManager": NO,
+        "rpm:NetworkManager": "NetworkManager 1.52\n",
+        "dnf.locks": "@plugin\n",
+    }
+    assert argv(plan("hold", {"name": "NetworkManager"}, facts)) == [
+        ("dnf", "-y", "-q", "versionlock", "add", "NetworkManager")
+    ]
+
+
+def test_a_debian_host_that_has_dnf_too_is_held_by_apt():
+    both = {"dnf.locks": "@plugin\n"}
+    assert argv(held({}, **{DPKG: row("ii"), **both})) == [("apt-mark", "hold", "--", "jq")]
+    assert argv(held({"state": "unheld"}, **{DPKG: row("hi"), **both})) == [
+        ("apt-mark", "unhold", "--", "jq")
+    ]
+
+
 def test_what_is_not_installed_cannot_be_held():
     with pytest.raises(TaskError, match="not installed: jq"):
         held({}, **{DPKG: ""})
@@ -58,10 +77,10 @@ def test_dnf_locks_versions_and_installs_what_does_it():
         ("dnf", "-y", "-q", "install", "python3-dnf-plugin-versionlock"),
         ("dnf", "-y", "-q", "versionlock", "add", "jq"),
     ]
-    locked = {**rpm, "dnf.locks": "@plugin\n# Added by dnf\n0:jq-1.6-17.el9.*\n"}
+    locked = {**rpm, "dnf.locks": "@plugin\n# Added lock on Tue\njq-0:1.6-17.el9.*\n"}
     assert held({}, **locked) == []
     assert argv(held({"state": "unheld"}, **locked)) == [("dnf", "-y", "-q", "versionlock", "delete", "jq")]
-    other = {**rpm, "dnf.locks": "@plugin\n0:jq-devel-1.6-17.el9.*\n!0:jq-1.5-1.el9.*\n"}
+    other = {**rpm, "dnf.locks": "@plugin\njq-devel-0:1.6-17.el9.*\n!jq-0:1.5-1.el9.*\n"}
     assert argv(held({}, **other)) == [("dnf", "-y", "-q", "versionlock", "add", "jq")]
     with pytest.raises(TaskError, match="not installed: jq"):
         held({}, **{RPM: "package jq is not installed\n", "dnf.locks": ""})
@@ -72,6 +91,8 @@ def test_dnf_locks_versions_and_installs_what_does_it():
     [
         ({"name": []}, "is empty"),
         ({"name": "jq=1"}, "keeps the installed version"),
+        ({"name": "jq; reboot"}, "not a package name"),
+        ({"name": "--all"}, "not a package name"),
         ({"name": ["jq", "jq"]}, "twice"),
     ],
 )
@@ -120,7 +141,7 @@ def test_apt_itself_reads_the_list(tmp_path):
         ("nvidia-driver-cuda", True),
         ("nvidia-utils-580-server", True),
         ("libnvidia-compute-580-server", True),
-        ("linux-modules-nvidia-580-server-open-generic", True),
+        ("linux-modules-nvidia-580-server-open-generic", False),  # it brings the modules of each later kernel
         ("libcuda1", True),
         ("linux-image-generic", False),
         ("openssl", False),

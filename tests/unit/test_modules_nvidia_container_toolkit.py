@@ -3,10 +3,11 @@ import subprocess
 
 import pytest
 
+from fleet.errors import TaskError
 from fleet.gpu.probe import GPU_PROBE
 from fleet.model.facts import Answer
 from fleet.model.steps import Run
-from fleet.modules import _apt
+from fleet.modules import _apt, _dnf
 from fleet.modules.nvidia_container_toolkit import PACKAGES, spec_probe
 from tests.unit import driver_world as world
 from tests.unit.modules_world import plan, steps, typed
@@ -42,6 +43,48 @@ def test_all_is_installed_held_and_described():
     ]
     assert steps(changes)[0].argv[-4:] == tuple(f"{name}=1.18.*" for name in PACKAGES)
     assert steps(changes)[-1] == GENERATE
+
+
+RPM = _dnf.rpm_probe(PACKAGES).key
+LOCKS = "@plugin\n" + "".join(f"{name}-0:1.17.8-1.*\n" for name in PACKAGES)
+
+
+def on_rhel(args, version="", locks="@plugin\n"):
+    rpms = "".join(
+        f"{name} {version}\n" if version else f"package {name} is not installed\n" for name in PACKAGES
+    )
+    facts = {DPKG: Answer(127), RPM: rpms, "dnf.locks": locks}
+    changes = plan("nvidia_container_toolkit", args, {**facts, GPU_PROBE.key: cards(ONE), SPEC: f"{ONE}\n"})
+    return [step.title or " ".join(step.argv[3:]) for step in steps(changes)]
+
+
+def test_on_rhel_dnf_installs_and_locks_it():
+    names = " ".join(PACKAGES)
+    assert on_rhel({}) == [f"dnf install {names}", f"dnf versionlock add {names}"]
+    assert on_rhel({}, "1.17.8", LOCKS) == []
+    assert on_rhel({"hold": None}, "1.17.8") == []
+    assert on_rhel({}, "1.17.8") == [f"dnf versionlock add {names}"]
+    assert on_rhel({"hold": False}, "1.17.8", LOCKS) == [f"dnf versionlock delete {names}"]
+
+
+def test_on_rhel_another_version_comes_where_it_is_asked_for():
+    names, wishes = " ".join(PACKAGES), " ".join(f"{name}-1.18.*" for name in PACKAGES)
+    for args in ({"version": "1.18.*"}, {"version": "1.18.*", "hold": None}):
+        assert on_rhel(args, "1.17.8", LOCKS) == [
+            f"dnf versionlock delete {names}",
+            f"dnf upgrade {wishes}",
+            f"dnf versionlock add {names}",
+        ]
+    assert on_rhel({"version": "1.18.*", "allow_downgrade": True, "hold": None}, "1.19.0") == [
+        f"dnf install {wishes}"
+    ]
+    assert on_rhel({"version": "1.17.8-1"}, "1.17.8", LOCKS) == []
+
+
+def test_a_host_with_neither_dpkg_nor_rpm_is_told_so():
+    facts = {DPKG: Answer(127), RPM: Answer(127), "dnf.locks": Answer(127)}
+    with pytest.raises(TaskError, match="neither dpkg nor rpm"):
+        plan("nvidia_container_toolkit", {}, {**facts, GPU_PROBE.key: cards(ONE), SPEC: ABSENT})
 
 
 def test_what_is_right_is_left_alone():

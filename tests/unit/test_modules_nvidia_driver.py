@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -208,6 +210,18 @@ def test_a_lost_gpu_is_a_reason_for_one_reboot_and_never_for_a_second(smi, words
     assert "fleet reboot gpu-01 --force" in error.value.remedy
 
 
+@pytest.mark.parametrize("module", ["module 575.57.08", "modinfo there"], ids=["a .run file's", "an image's"])
+def test_a_lost_gpu_is_not_laid_to_a_driver_without_a_package(module):
+    seen = driver("smi /usr/bin/nvidia-smi", module, "loaded 575.57.08")
+    state = {"seen": seen, "smi": listed("575.57.08"), "pci": bus("1eb8 1eb8")}
+    for system in ("debian-13", "rhel-9"):
+        assert [summary[:16] for summary in summaries(drive({}, system=system, **state))] == [
+            "ask for a reboot"
+        ]
+    with pytest.raises(TaskError, match="came without a package"):
+        drive({"min_version": "580"}, **state)
+
+
 def test_neither_a_lost_gpu_nor_an_upgrade_that_waits_has_other_packages_installed():
     desktop = (
         "package ii- nvidia-driver-580-server 580.95.05-0ubuntu1",
@@ -246,6 +260,7 @@ def test_an_interrupted_installation_is_finished_first(status, words):
     assert summaries(changes)[0] == f"finish the installation of nvidia-driver-cuda ({words})"
     found = commands(changes)
     assert found[0] == "dpkg --configure -a --force-confdef --force-confold"
+    assert 2 in steps(changes)[0].ok_codes, "dpkg does not wait for another apt's lock; the next step does"
     reinstall = "apt-get install --reinstall --allow-change-held-packages -- nvidia-driver-cuda"
     assert (reinstall in found) == (status == "iHR")
     assert found[-4:] == [
@@ -300,13 +315,40 @@ def test_debians_own_driver_is_kept_where_it_works_and_never_mixed_with():
     ]
 
 
+def test_all_that_makes_a_driver_debians_own_leaves_with_it():
+    tesla = driver(
+        "package ii- nvidia-tesla-470-driver 470.256.02-1",
+        "package hi- nvidia-alternative 550.163.01-2",
+        "package ii- nvidia-container-toolkit 1.18.0-1",
+    )
+    changes = drive({"replace": True, "repository": None}, seen=tesla)
+    assert commands(changes)[:2] == [
+        "apt-mark unhold -- nvidia-alternative",
+        "apt-get purge -- nvidia-alternative nvidia-tesla-470-driver",
+    ]
+
+
+def test_the_module_of_debians_own_driver_has_another_name(tmp_path):
+    programs = {
+        "modinfo": 'case $* in *" nvidia-current") echo 550.163.01 ;; *) exit 1 ;; esac',
+        "modprobe": "[ \"$*\" = '-D nvidia' ] && echo 'install modprobe -i nvidia-current $CMDLINE_OPTS '",
+    }
+    for name, body in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["sh", "-c", DRIVER_PROBE.script], env=env, capture_output=True)
+    assert parse_driver(Answer(0, done.stdout)).module == "550.163.01"
+
+
 def test_secure_boot_stops_a_driver_that_is_built_on_the_host():
     with pytest.raises(TaskError, match="Secure Boot is on") as error:
         drive({}, seen=driver("secureboot on"))
-    assert "mokutil --import" in error.value.remedy
+    assert "mokutil --import /var/lib/dkms/mok.pub" in error.value.remedy
     with pytest.raises(TaskError, match="Secure Boot is on") as error:
         drive({}, system="ubuntu-24.04", seen=driver("secureboot on", kernel="6.8.0-85-generic"))
     assert "modules: prebuilt" in error.value.remedy
+    assert "mokutil --import /var/lib/shim-signed/mok/MOK.der" in error.value.remedy
     assert drive({}, seen=driver("secureboot on", *WORKS, *packages()), smi=listed()) == []
     assert drive({"repository": None}, seen=driver("secureboot on", "enrolled /var/lib/dkms/mok.pub"))
     assert drive({"repository": None}, seen=driver("secureboot off"))
@@ -358,6 +400,11 @@ def test_holds_that_were_let_go_come_back_where_fleet_is_not_to_mind_them():
     assert commands(changes)[-2] == "apt-mark hold -- nvidia-driver-cuda nvidia-kernel-open-dkms"
 
 
+def test_holds_that_were_let_go_come_back_where_the_change_fails():
+    let_go, *_, install, _, _ = steps(drive({"min_version": "580.65", "repository": None}, **OLD))
+    assert install.env["FLEET_HELD"].split() == list(let_go.argv[3:])
+
+
 def test_prebuilt_modules_of_ubuntu():
     seen = driver("secureboot on", kernel="6.8.0-1041-aws")
     changes = drive({"modules": "prebuilt"}, system="ubuntu-24.04", seen=seen)
@@ -407,6 +454,26 @@ def ubuntus(version="580.82.07"):
     return driver(*works, *lines, kernel="6.8.0-85-generic", headers=True)
 
 
+def test_all_parts_of_ubuntus_driver_move_together_and_are_held():
+    # nvidia-headless-580-server-open needs the other two in no version.
+    state = {"system": "ubuntu-24.04", "seen": ubuntus(), "smi": listed("580.82.07")}
+    assert commands(drive({}, **state)) == [f"apt-mark hold -- {UBUNTUS[1]} {UBUNTUS[2]}"]
+    install = commands(drive({"min_version": "580.95"}, **state))[1]
+    assert install.split(" -- ")[1].split() == [f"{name}=580.*" for name in UBUNTUS]
+
+
+def test_a_package_that_only_leads_to_a_newer_branch_is_not_taken_for_the_driver():
+    lines = (
+        "package ii- nvidia-headless-570-server-open 570.211.01-0ubuntu1.24.04.1",
+        "package ii- nvidia-utils-580-server 580.126.09-0ubuntu0.24.04.2",
+    )
+    works = ("smi /usr/bin/nvidia-smi", "owner nvidia-utils-580-server", "module 580.126.09")
+    state = {"seen": driver(*works, *lines, kernel="6.8.0-85-generic"), "smi": listed("580.126.09")}
+    assert drive({"min_version": "580", "hold": None}, system="ubuntu-24.04", **state) == []
+    changes = drive({"state": "branch", "branch": 570}, system="ubuntu-24.04", **state)
+    assert "nvidia-utils-570-server=570.*" in " ".join(commands(changes))
+
+
 @pytest.mark.parametrize(
     ("args", "cards", "gone"),
     [
@@ -439,6 +506,25 @@ def test_prebuilt_modules_for_the_next_kernel_wait_for_its_boot():
     assert drive({"modules": "prebuilt"}, system="ubuntu-24.04", seen=seen, smi=silent) == []
 
 
+def test_prebuilt_modules_for_a_kernel_that_came_without_them_are_installed():
+    seen = driver(
+        "smi /usr/bin/nvidia-smi",
+        "owner nvidia-utils-580-server",
+        "package ii- linux-modules-nvidia-580-server-open-generic 6.8.0-85.85",
+        "package hi- nvidia-headless-no-dkms-580-server-open 580.95.05-0ubuntu1",
+        "package hi- nvidia-utils-580-server 580.95.05-0ubuntu1",
+        kernel="6.8.0-86-generic",
+    )
+    silent = Answer(9, b"NVIDIA-SMI has failed because\n")
+    changes = drive({"modules": "prebuilt"}, system="ubuntu-24.04", seen=seen, smi=silent)
+    assert summaries(changes)[0] == "install the driver's module for kernel 6.8.0-86-generic"
+    assert commands(changes) == [
+        "apt-get install --no-install-recommends -- linux-modules-nvidia-580-server-open-generic "
+        "linux-modules-nvidia-580-server-open-6.8.0-86-generic",
+        "load the driver",
+    ]
+
+
 def test_nouveau_is_kept_away_where_the_host_has_it():
     changes = drive({"repository": None}, seen=driver("nouveau there", "nouveau loaded"))
     assert summaries(changes)[0] == "keep nouveau from the GPUs"
@@ -447,10 +533,54 @@ def test_nouveau_is_kept_away_where_the_host_has_it():
     assert "keep nouveau from the GPUs" not in summaries(listed_already)
 
 
+@pytest.mark.parametrize(
+    ("ours", "initramfs", "theirs", "told"),
+    [
+        (None, 100, None, False),
+        (200, 100, None, False),
+        (200, 300, None, True),
+        (200, None, None, True),
+        (200, 100, 50, True),
+    ],
+    ids=["none", "not in the initramfs yet", "in the initramfs", "no initramfs", "by another"],
+)
+def test_nouveau_is_kept_away_once_the_initramfs_has_the_file(tmp_path, ours, initramfs, theirs, told):
+    files = {
+        "modprobe.d/fleet-nouveau.conf": ours,
+        "boot/initrd.img-6": initramfs,
+        "modprobe.d/x.conf": theirs,
+    }
+    for folder in ("modprobe.d", "boot"):
+        (tmp_path / folder).mkdir()
+    for name, time in files.items():
+        if time is not None:
+            (tmp_path / name).write_text("blacklist nouveau\n")
+            os.utime(tmp_path / name, (time, time))
+    script = DRIVER_PROBE.script.replace("/usr/lib/modprobe.d", "/nowhere").replace(
+        " /lib/modprobe.d", " /nowhere"
+    )
+    script = script.replace("/etc/modprobe.d", str(tmp_path / "modprobe.d"))
+    script = script.replace("/boot/", f"{tmp_path}/boot/")
+    done = subprocess.run(["sh", "-c", script], capture_output=True)
+    assert ("blacklisted" in parse_driver(Answer(0, done.stdout)).nouveau) == told
+
+
 def test_a_mirror_of_the_repository():
     changes = drive({"repository": "https://mirror.example/cuda/"}, system="debian-12")
     assert "https://mirror.example/cuda/debian12/x86_64/3bf863cc.pub" in show(changes)
     assert "developer.download" not in show(changes)
+
+
+def test_nvidias_repository_is_not_added_twice():
+    there = (
+        "'https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64/InRelease' x_InRelease 0\n"
+    )
+    changes = drive({}, system="debian-12", **{"apt.uris": there})
+    assert not any("repository" in summary for summary in summaries(changes))
+    other = there.replace("debian12", "debian11")
+    assert "add the package repository nvidia-cuda" in summaries(
+        drive({}, system="debian-12", **{"apt.uris": other})
+    )
 
 
 def test_a_locked_driver_of_rhel_is_let_go_for_its_upgrade_and_locked_again():
@@ -463,7 +593,7 @@ def test_a_locked_driver_of_rhel_is_let_go_for_its_upgrade_and_locked_again():
         "package ii- epel-release 9-10.el9",
         headers=True,
     )
-    locks = "@plugin\n3:nvidia-driver-cuda-570.195.03-1.el9.*\n3:kmod-nvidia-open-dkms-570.195.03-1.el9.*\n"
+    locks = "@plugin\nnvidia-driver-cuda-3:570.195.03-1.el9.*\nkmod-nvidia-open-dkms-3:570.195.03-1.el9.*\n"
     state = {"system": "rhel-9", "seen": seen, "smi": listed("570.195.03"), "dnf.locks": locks}
     stream = "file.content:/etc/dnf/modules.d/nvidia-driver.module"
     text = b"[nvidia-driver]\nname=nvidia-driver\nstream=570-open\nstate=enabled\n"
@@ -481,6 +611,53 @@ def test_a_locked_driver_of_rhel_is_let_go_for_its_upgrade_and_locked_again():
         "dnf versionlock add nvidia-driver-cuda kmod-nvidia-open-dkms",
         "load the driver",
     ]
+    unminded = drive({"min_version": "580", "repository": None, "hold": None}, **state)
+    assert commands(unminded) == commands(changes), "a lock that was let go comes back"
+    free = drive(
+        {"min_version": "580", "repository": None, "hold": None}, **{**state, "dnf.locks": "@plugin\n"}
+    )
+    assert not any("versionlock" in command for command in commands(free))
+
+
+@pytest.mark.parametrize(
+    "rival",
+    ["kmod-nvidia-latest-dkms", "kmod-nvidia-580.95.05-5.14.0-570", "kmod-nvidia-open-580.95.05-5.14.0-570"],
+)
+def test_all_of_rhels_driver_is_installed_where_its_modules_give_way_to_others(rival):
+    # nvidia-driver-cuda needs a module's package, and leaves with it.
+    seen = driver(
+        "package ii- nvidia-driver-cuda 580.95.05-1.el9",
+        f"package ii- {rival} 580.95.05-1.el9",
+        "package ii- epel-release 9-10.el9",
+        headers=True,
+    )
+    found = commands(drive({"repository": None}, system="rhel-9", seen=seen))
+    assert f"dnf remove {rival}" in found
+    assert "dnf install --best nvidia-driver-cuda kmod-nvidia-open-dkms" in found
+
+
+EPEL = "[epel]\nname=Packages of EPEL, mirrored\nbaseurl=https://mirror.example/epel\nenabled = 1\n"
+
+
+@pytest.mark.parametrize(
+    ("rpm", "repository", "seen"),
+    [
+        ("exit 1", EPEL, True),
+        ("exit 1", EPEL.replace("= 1", "= 0"), False),
+        ("exit 1", "[baseos]\nenabled=1\n", False),
+        ('[ "$*" = "-q dkms" ]', "[baseos]\nenabled=1\n", True),
+    ],
+    ids=["a mirror", "switched off", "none", "dkms is there"],
+)
+def test_epel_is_seen_without_its_own_package(tmp_path, rpm, repository, seen):
+    for name in ("uname", "cat", "sed", "sort", "tail", "head", "ls", "grep", "awk", "tr", "od", "readlink"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    (tmp_path / "rpm").write_text(f"#!/bin/sh\n{rpm}\n")
+    (tmp_path / "rpm").chmod(0o755)
+    (tmp_path / "some.repo").write_text(repository)
+    script = DRIVER_PROBE.script.replace("/etc/yum.repos.d", str(tmp_path))
+    done = subprocess.run(["/bin/sh", "-c", script], env={"PATH": str(tmp_path)}, capture_output=True)
+    assert ("epel-release" in parse_driver(Answer(0, done.stdout)).packages) == seen
 
 
 def test_a_host_without_gpus_is_told_so():
@@ -538,6 +715,11 @@ def test_the_probe_runs_on_a_real_machine():
     answer = machine.remote.script(DRIVER_PROBE.script, timeout=30)
     assert answer.rc == 0, answer.err
     assert answer.out.startswith(b"kernel ")
+
+
+def test_a_card_that_is_passed_through_to_a_virtual_machine_is_not_this_hosts():
+    cards = bus("1eb8") + "0000:3c:00.0 0x030200 0x1eb8 vfio-pci\n"
+    assert drive({}, **GOOD, pci=cards) == []
 
 
 def test_cards_without_an_address_are_counted():
