@@ -122,7 +122,7 @@ def hold(
 ) -> list[Change]:
     """The change that holds the driver's packages, or lets them go."""
     there = [n for n in wanted.held if n in installing or (n in seen.packages and seen.packages[n].there)]
-    if not there:
+    if not there or (not installing and wanted.family == "debian" and debians_own(seen.packages)):
         return []
     if wish is None:  # what had to be let go is held again
         if wanted.family == "redhat":

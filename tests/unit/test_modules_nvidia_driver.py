@@ -315,6 +315,11 @@ def test_debians_own_driver_is_kept_where_it_works_and_never_mixed_with():
     ]
 
 
+def test_no_part_of_debians_own_driver_is_held_alone():
+    # Its module's package is tied to no library: held alone, it would stay behind them.
+    assert drive({}, seen=DEBIANS, smi=listed("550.163.01"), pci=bus("1b38")) == []
+
+
 def test_all_that_makes_a_driver_debians_own_leaves_with_it():
     tesla = driver(
         "package ii- nvidia-tesla-470-driver 470.256.02-1",
