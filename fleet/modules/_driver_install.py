@@ -224,6 +224,7 @@ def _debs(wanted: Recipe, names: Sequence[str], seen: Driver, gone: Sequence[str
     diff = "".join(
         f"{name}: {_version(seen, name)} -> {target}\n" for name, target in zip(names, targets, strict=True)
     )
+    diff += "".join(f"{name}: absent -> installed\n" for name in new_first)
     diff += "".join(f"{name}: {_version(seen, name)} -> absent\n" for name in rivals)
     return Change(f"install {', '.join(wishes).replace('=', ' ')}", diff, tuple(steps))
 

@@ -51,15 +51,15 @@ class NvidiaContainerToolkitArgs(Args, frozen=True, forbid_unknown_fields=True, 
 class NvidiaContainerToolkit:
     """Install NVIDIA's container toolkit and describe the host's GPUs for CDI.
 
-    The packages come from a repository added before, by `apt_repository`. The CDI file is generated anew
-    where it names other GPUs than the driver reports, or the libraries of another driver version. Without
-    a driver that answers, the file waits for one.
+    The packages come from a repository added before, such as by `apt_repository`; dnf installs them on RHEL.
+    The CDI file is generated anew where it names other GPUs than the driver reports, or the libraries of
+    another driver version. Without a driver that answers, the file waits for one.
 
     Arguments:
         version: version of all packages, in which `*` stands for anything. Default: the newest at
             installation, never changed after.
         packages: packages to install, pinned and held together; default the toolkit's four.
-        hold: true (default) keeps apt from changing them; null leaves holds as they are.
+        hold: true (default) keeps apt and dnf from changing them; null leaves holds as they are.
         allow_downgrade: accept a `version` older than the installed one; default false.
         cdi_spec: the CDI file; default /etc/cdi/nvidia.yaml.
 

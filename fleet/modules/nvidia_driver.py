@@ -109,12 +109,15 @@ class NvidiaDriver:
                 raise _refuse_secure_boot(wanted, ctx)
             changes += install.changes(wanted, missing, seen, host, facts, ctx, args.repository, args.replace)
             changes += install.hold(wanted, facts, seen, args.hold, installing=missing)
-            return [*changes, settle_change()]
+            return [*changes, settle_change(_REBOOTS.format(seen.loaded) if seen.loaded else "")]
         unbuilt = seen.fault and not seen.module and not seen.lost
         if unbuilt and not waits_for_reboot(seen):
             changes += build(wanted, seen)
         changes += install.hold(wanted, facts, seen, args.hold)
         return [*changes, *settle(seen, ctx)]
+
+
+_REBOOTS = "ask for a reboot: until then {} stays in the kernel"
 
 
 def _accepted(args: NvidiaDriverArgs, seen: Driver) -> bool:

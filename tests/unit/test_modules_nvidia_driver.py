@@ -138,6 +138,9 @@ def test_an_older_driver_stays_until_a_newer_one_is_asked_for():
         "load the driver",
     ]
     assert "nvidia-driver-cuda: 570.195.03-1 -> 580.*\n" in changes[0].diff
+    assert "nvidia-driver-pinning-580: absent -> installed\n" in changes[0].diff
+    assert "nvidia-driver-pinning-570: 570-1 -> absent\n" in changes[0].diff
+    assert changes[-1].summary == "ask for a reboot: until then 570.195.03 stays in the kernel"
 
 
 def test_a_newer_one_of_the_same_branch_is_installed_where_it_is_asked_for():
