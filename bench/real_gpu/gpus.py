@@ -34,6 +34,8 @@ def standin_layer(count: int, mib: int) -> Path:
     for path, text, mode in (
         ("usr/bin/nvidia-smi", (_STANDINS / "nvidia-smi").read_text().replace("@VERSION@", _DRIVER), 0o755),
         (GPUS_FILE.lstrip("/"), json.dumps(cards, indent=2), 0o644),
+        # host.sh shows it as /proc/driver/nvidia/version: the driver that the kernel has loaded.
+        ("etc/fleet-lab/loaded", f"NVRM version: NVIDIA UNIX Kernel Module  {_DRIVER}  (rehearsal)\n", 0o644),
     ):
         (layer / path).parent.mkdir(parents=True, exist_ok=True)
         (layer / path).write_text(text)

@@ -39,6 +39,11 @@ if [ -s "$nodes" ]; then
         mount --bind /usr/lib/modules "$root/usr/lib/modules"
     fi
 fi
+if [ -s "$root/etc/fleet-lab/loaded" ] && [ -d "$root/proc/driver" ]; then
+    mount -t tmpfs -o mode=755 tmpfs "$root/proc/driver"
+    mkdir "$root/proc/driver/nvidia"
+    cp "$root/etc/fleet-lab/loaded" "$root/proc/driver/nvidia/version"
+fi
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
 mount -t tmpfs tmpfs "$root/tmp"
 mkdir -p "$docker" "$root/var/lib/docker"
