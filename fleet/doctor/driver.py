@@ -200,7 +200,7 @@ CHECKS = (
     Check(
         "driver",
         "versions",
-        "a driver that does not answer starts no container, though those that run may go on for a while",
+        "where kernel, module, library and card do not fit together, no container starts",
         check_versions,
         lambda host: (DRIVER_PROBE, GPU_PROBE),
     ),
