@@ -136,7 +136,8 @@ def _ended(patient: Patient, slot: str) -> str:
     mine = [each for each in patient.containers or () if each.slot == slot]
     if not mine:
         return ""
-    last = mine[-1]
+    # One that an upgrade keeps for a rollback may stand beside it.
+    last = next((each for each in mine if each.name == f"fleet-{slot}"), mine[-1])
     return f"{last.name} is {last.state}" + (
         f", exit code {last.exit_code}" if last.state == "exited" else ""
     )

@@ -229,11 +229,10 @@ def _with(kept: Sequence[str], found: Sequence[str], host: str) -> tuple[str, ..
 
 
 def _whole(begun: Begun) -> str:
-    gpus, containers = len(begun.gpus), len(begun.containers)
-    return (
-        f"is whole: {gpus} {_plural(begun.gpus, 'GPU', 'GPUs')}, "
-        f"{containers} {_plural(begun.containers, 'container answers', 'containers answer')}"
-    )
+    answer = f"{len(begun.containers)} {_plural(begun.containers, 'container answers', 'containers answer')}"
+    if not begun.gpus:  # no driver answered then
+        return f"is whole: {answer}; its GPUs were not known before"
+    return f"is whole: {len(begun.gpus)} {_plural(begun.gpus, 'GPU', 'GPUs')}, {answer}"
 
 
 def _plural(those: Sequence[str], one: str, many: str) -> str:

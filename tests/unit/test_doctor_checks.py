@@ -566,6 +566,8 @@ def test_a_port_of_a_foreign_container_names_the_container():
 def test_a_card_without_a_container_and_one_with_two():
     stopped = gpu_world.inspected(world.SPEC, gpu_world.slot(1), state="exited", exit_code=3)
     assert "fleet-gpu-01-1 is exited, exit code 3" in one("service/slots", None, RUNNING[0], stopped)
+    kept = {**stopped, "Id": "f" * 64, "Name": "/fleet-gpu-01-1.b17aec1b"}
+    assert "fleet-gpu-01-1 is exited, exit code 3" in one("service/slots", None, RUNNING[0], stopped, kept)
     second = gpu_world.inspected(world.SPEC, gpu_world.slot(1), name="copy")
     assert "copy, fleet-gpu-01-1" in one("service/slots", None, *RUNNING, second)
 
