@@ -105,17 +105,36 @@ def ssh_settings(ask_sudo: bool, connect_timeout: float, ssh_config: Path | None
     """How to connect, from a command's options; the sudo password is asked for, or FLEET_SUDO_PASSWORD's."""
     import os
 
+    from fleet.errors import InputError
     from fleet.model.secret import Secret
     from fleet.ssh import SshSettings
 
     password = os.environ.get("FLEET_SUDO_PASSWORD")
     if ask_sudo:
+        if not _terminal():
+            raise InputError(
+                "nobody is there to be asked for the sudo password", remedy="set FLEET_SUDO_PASSWORD instead"
+            )
         password = typer.prompt("sudo password", hide_input=True, err=True)
     return SshSettings(
         connect_timeout=connect_timeout,
         sudo_password=None if password is None else Secret(password),
         ssh_config=ssh_config,
     )
+
+
+def _terminal() -> bool:
+    """Whether a password can be typed without being shown; getpass would else warn, and echo it."""
+    import os
+    import sys
+
+    if sys.stdin.isatty():
+        return True
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def print_json(document: Any) -> None:

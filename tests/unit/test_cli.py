@@ -129,6 +129,21 @@ def test_a_reader_that_has_ended_hides_no_error(project, unread):
     assert "Broken" not in err
 
 
+def test_a_sudo_password_is_asked_for_only_where_somebody_can_type_it(project):
+    done = subprocess.run(
+        [FLEET, "status", "-K"],
+        cwd=project,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "nobody is there to be asked for the sudo password" in done.stderr
+    assert "FLEET_SUDO_PASSWORD" in done.stderr
+    assert "Warning" not in done.stderr
+
+
 def test_without_an_inventory(tmp_path):
     refused(fleet(tmp_path, "provision"), "no inventory", "fleet init")
 
