@@ -223,20 +223,20 @@ def prune(
     open_host = opener(loaded, ssh_settings(ask_sudo, connect_timeout, ssh_config))
     guarded = "" if check else "fleet image prune"
     with standing_back(loaded, open_host, guarded, quiet=json) as opened, _wires(opened, hosts) as wires:
-        look = partial(carry_out, hosts, wires, wanted, keep=keep, named=named, forks=forks)
-        done, failed = look(check=check or not yes)
+        clear = partial(carry_out, hosts, wires, wanted, keep=keep, named=named, forks=forks)
+        done, failed = clear(check=True)
         rows = [row for found in done.values() for row in (*found.gone, *found.stay)]
         if done and not failed and not any(row.names or row.digest for row in rows):
             raise InputError(
                 f"no host has an image of the repository of {wanted}",
                 remedy="`fleet image list` shows the service's",
             )
-        asks = not check and not yes and any(found.changes for found in done.values())
-        if asks:
-            show_pruned(done, failed, check=True)
-            if not agreed("Remove these?", "nothing was removed"):
-                raise InputError("nothing was removed")
-            done, failed = look(check=False)
+        if not check and any(found.changes for found in done.values()):
+            if not yes:
+                show_pruned(done, failed, check=True)
+                if not agreed("Remove these?", "nothing was removed"):
+                    raise InputError("nothing was removed")
+            done, failed = clear(check=False)
     if json:
         print_json(prune_json(done, failed, check=check))
     else:

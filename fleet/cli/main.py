@@ -117,6 +117,8 @@ app.add_typer(lab.app, name="lab", short_help="A real fleet on this machine, to 
 
 def main() -> None:
     """Entry point: an error is one message and an exit code; a traceback only with FLEET_DEBUG=1."""
+    if sys.stdout is None:  # the caller closed it: Python then has none
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         with _ending_as_by_ctrl_c(), _all_written():
             app()

@@ -14,6 +14,9 @@ from fleet.cli.options import AskSudo, ConnectTimeout, Inventories, Json, SshCon
 if TYPE_CHECKING:
     from fleet.inventory import Inventory
 
+_PATIENCE = "15m"
+"""What --deadline and --timeout are by default."""
+
 
 def reboot(
     targets: Annotated[
@@ -30,7 +33,7 @@ def reboot(
     force: Annotated[bool, typer.Option("--force", help="Also hosts that nothing asks a reboot of.")] = False,
     deadline: Annotated[
         str, typer.Option("--deadline", metavar="TIME", help="How long to wait for the jobs in flight.")
-    ] = "15m",
+    ] = _PATIENCE,
     cut: Annotated[
         bool,
         typer.Option(
@@ -44,7 +47,7 @@ def reboot(
             metavar="TIME",
             help="How long to wait for a host to come back, and again for its containers to answer.",
         ),
-    ] = "15m",
+    ] = _PATIENCE,
     serial: Annotated[
         int,
         typer.Option(
@@ -115,9 +118,9 @@ def reboot(
         result = reboot_hosts(names, loaded, open_host, command, wish, view)
     options: dict[str, str | bool] = {
         "--force": force,
-        "--deadline": deadline if deadline != "15m" else "",
+        "--deadline": deadline if deadline != _PATIENCE else "",
         "--cut": cut,
-        "--timeout": timeout if timeout != "15m" else "",
+        "--timeout": timeout if timeout != _PATIENCE else "",
         "--serial": str(serial) if serial != 1 else "",
         "--floor": floor or "",
         "--allow-down": allow_down,

@@ -65,7 +65,7 @@ def bind_play(
         try:
             return list(_bind(task, play, host, hosts, scope, search))
         except ArgumentError as error:
-            error.find(scope, lambda name: None if name in extra else where(name))
+            error.trace(scope, lambda name: None if name in extra else where(name))
             raise
 
     tasks = tuple(bound for task in play.tasks for bound in bind(task))

@@ -35,7 +35,7 @@ class ArgumentError(InputError):
         super().__init__(message, place=place, remedy=remedy)
         self._name, self._value, self._template = name, value, template
 
-    def find(self, variables: Mapping[str, Any], where: Where) -> None:
+    def trace(self, variables: Mapping[str, Any], where: Where) -> None:
         """Put the error at the place in the inventory that the value comes from, if it comes from one."""
         for word in re.findall(r"[A-Za-z_]\w*", self._template):
             value = variables.get(word)

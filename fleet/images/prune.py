@@ -63,8 +63,8 @@ def choose(
     rest, by when they were built.
     """
     names = {familiar(each) for each in (image, *named)}
-    named = {each.id for each in images if names & {*each.tags, *each.digests}}
-    idle = [row for row in rows if row.id not in in_use and row.id not in named]
+    kept = {each.id for each in images if names & {*each.tags, *each.digests}}
+    idle = [row for row in rows if row.id not in in_use and row.id not in kept]
     idle.sort(key=lambda row: (-row.created, row.id))
     gone = tuple(idle[keep:])
     ids = {row.id for row in gone}
@@ -88,7 +88,7 @@ def prune(
     *,
     keep: int,
     check: bool,
-    named: Mapping[str, str] | None = None,
+    named: Mapping[str, str],
     forks: int = 0,
 ) -> tuple[Mapping[str, Pruned], Mapping[str, FleetError]]:
     """Look at every host and remove what it can do without of `image`'s repository; with `check` only look.
@@ -98,7 +98,7 @@ def prune(
     """
 
     def one(name: str) -> Pruned:
-        mine = [text for text in ((named or {}).get(name),) if text]
+        mine = [named[name]] if named.get(name) else []
         return wires[name].do(lambda remote, runner: _host(remote, runner, image, mine, keep, check))
 
     return parted(ask_all(names, one, "pruning its images", at_once=forks))

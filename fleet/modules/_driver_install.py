@@ -7,13 +7,7 @@ from collections.abc import Sequence
 from fleet.model.facts import Facts, Probe
 from fleet.model.steps import Change, Run, Step, Upload
 from fleet.modules import _apt, _dnf
-from fleet.modules._driver_packages import (
-    Recipe,
-    debians_own,
-    is_driver,
-    is_modules,
-    other_branches,
-)
+from fleet.modules._driver_packages import Recipe, debians_own, is_driver, is_modules, other_branches
 from fleet.modules._driver_seen import NOUVEAU_FILE, Driver, version_parts
 from fleet.modules._files import file_probe, file_state
 from fleet.modules._os import System

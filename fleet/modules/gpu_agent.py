@@ -27,7 +27,7 @@ from fleet.gpu.probe import GPU_PROBE, parse_gpus
 from fleet.gpu.slots import slots_of
 from fleet.model.facts import Facts, Probe
 from fleet.model.steps import Change, Run
-from fleet.modules._deferred import once_the_driver_works
+from fleet.modules._driver_awaited import once_the_driver_works
 from fleet.modules._files import FileState, Wanted, file_probe, file_state, write
 from fleet.modules._systemd import SYSTEMCTL, unit_probe, unit_state
 from fleet.modules.base import Args, Context

@@ -35,7 +35,7 @@ from fleet.model.slot import Gpu, Slot
 from fleet.model.steps import Change
 from fleet.modules._boot_unit import BOOT_UNIT_PROBE, boot_unit
 from fleet.modules._container_safety import ROOT_REMEDY, check_safety, root_problem
-from fleet.modules._deferred import once_the_driver_works
+from fleet.modules._driver_awaited import once_the_driver_works
 from fleet.modules.base import Args, Context
 from fleet.modules.gpu_container_plan import SlotPlanner
 

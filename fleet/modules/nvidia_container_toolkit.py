@@ -13,7 +13,7 @@ from fleet.model.facts import Answer, Facts, Probe
 from fleet.model.slot import Gpu
 from fleet.model.steps import Change, Run
 from fleet.modules import _apt, _dnf
-from fleet.modules._deferred import once_the_driver_works
+from fleet.modules._driver_awaited import once_the_driver_works
 from fleet.modules._files import check_path
 from fleet.modules.base import Args, Context
 

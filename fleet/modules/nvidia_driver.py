@@ -109,7 +109,8 @@ class NvidiaDriver:
                 raise _refuse_secure_boot(wanted, ctx)
             changes += install.changes(wanted, missing, seen, host, facts, ctx, args.repository, args.replace)
             changes += install.hold(wanted, facts, seen, args.hold, installing=missing)
-            return [*changes, settle_change(_REBOOTS.format(seen.loaded) if seen.loaded else "")]
+            other = seen.loaded and not accepted
+            return [*changes, settle_change(_REBOOTS.format(seen.loaded) if other else "")]
         unbuilt = seen.fault and not seen.module and not seen.lost
         if unbuilt and not waits_for_reboot(seen):
             changes += build(wanted, seen)

@@ -122,6 +122,17 @@ def test_a_reader_that_has_ended_is_no_error(project, unread, words):
     assert err == ""
 
 
+@pytest.mark.parametrize(("words", "code"), [("inventory", 0), ("status --limit g9 --json", 2)])
+def test_a_closed_stdout_is_no_error_and_hides_none(project, words, code):
+    done = subprocess.run(
+        ["sh", "-c", f"exec {FLEET} {words} >&-"], cwd=project, stderr=subprocess.PIPE, text=True
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "bug" not in done.stderr
+    assert ("g9" in done.stderr) == bool(code)
+
+
 def test_a_reader_that_has_ended_hides_no_error(project, unread):
     code, err = printing_to(unread, project, "status", "--limit", "g9", "--json")
     assert code == 2

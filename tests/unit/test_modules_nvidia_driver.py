@@ -143,6 +143,14 @@ def test_an_older_driver_stays_until_a_newer_one_is_asked_for():
     assert changes[-1].summary == "ask for a reboot: until then 570.195.03 stays in the kernel"
 
 
+def test_a_part_that_is_missing_of_the_version_that_runs_asks_for_no_reboot():
+    there = [line for line in packages() if "kernel-open" not in line]
+    state = {"seen": driver(*WORKS, *there, headers=True), "smi": Answer(9, b"NVIDIA-SMI has failed\n")}
+    changes = drive({"repository": None}, **state)
+    assert "nvidia-kernel-open-dkms" in changes[0].summary
+    assert changes[-1].summary == "load the driver, or note that it needs a reboot"
+
+
 def test_a_newer_one_of_the_same_branch_is_installed_where_it_is_asked_for():
     state = {"seen": driver(*WORKS, *packages(), headers=True), "smi": listed()}
     changes = drive({"min_version": "580.105", "repository": None}, **state)
