@@ -7,7 +7,7 @@
 | create | name, body (the Engine API's ContainerCreate body) |
 | start | name, id (optional) |
 | stop | name, id (optional), timeout (seconds before SIGKILL; default 10) |
-| remove | name, id (optional), force (default false) |
+| remove | name, id (optional), force (default false; true: also one that runs, or none at all) |
 | rename | name, id (optional), to |
 | login | registry, auth (checks a login, stores nothing) |
 | resolve | reference, auth (optional); answers the digest that the registry has for it now |
@@ -73,7 +73,14 @@ def _stop(client: DockerClient, arguments: Arguments, progress: Progress, shared
 
 def _remove(client: DockerClient, arguments: Arguments, progress: Progress, shared: Shared) -> None:
     (name, which), force = _which(arguments), bool(arguments.get("force", False))
-    _do(f"cannot remove container {name}", lambda: client.api.remove_container(which, v=True, force=force))
+
+    def remove() -> None:
+        from docker.errors import NotFound
+
+        with contextlib.suppress(*((NotFound,) if force else ())):
+            client.api.remove_container(which, v=True, force=force)
+
+    _do(f"cannot remove container {name}", remove)
 
 
 def _rename(client: DockerClient, arguments: Arguments, progress: Progress, shared: Shared) -> None:

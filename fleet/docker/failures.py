@@ -16,7 +16,7 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
         "give the host the registry's CA: /etc/docker/certs.d/REGISTRY/ca.crt (no restart needed)",
     ),
     (
-        r"no such host|server misbehaving|temporary failure in name resolution",
+        r"no such host|server misbehaving|temporary failure in name resolution|could not resolve host",
         "the host cannot resolve the registry's name: mend its DNS or /etc/hosts",
     ),
     (
@@ -52,6 +52,10 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
         "a container of that name exists already: remove it, or run again",
     ),
     (
+        r"unable to find (user|group)|no matching entries in (passwd|group)",
+        "name a user that the image knows, or a uid:gid such as 1000:1000",
+    ),
+    (
         r"toomanyrequests|rate limit",
         "the registry limits anonymous pulls: give it a login, or use a mirror",
     ),
@@ -62,6 +66,10 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
 )
 
 
+_REFUSED = "the engine refuses this: change what it names in the inventory or the playbook"
+_FAILED = "look at `journalctl -u docker` on the host"
+
+
 def engine_error(error: BaseException | str, doing: str, *, hide: tuple[str, ...] = ()) -> StepError:
     """A StepError for what the engine said while `doing` something; `hide` are texts it must not show."""
     said = _words(error)
@@ -69,7 +77,9 @@ def engine_error(error: BaseException | str, doing: str, *, hide: tuple[str, ...
         if secret:
             said = said.replace(secret, "***")
     remedy = next((text for pattern, text in _REMEDIES if re.search(pattern, said.lower())), "")
-    return StepError(doing, output=said, remedy=remedy or "look at `journalctl -u docker` on the host")
+    # With 400 the engine refuses what it was asked for; its log would say no more.
+    usual = _REFUSED if getattr(error, "status_code", None) == 400 else _FAILED
+    return StepError(doing, output=said, remedy=remedy or usual)
 
 
 def is_refused_login(error: BaseException) -> bool:

@@ -20,6 +20,7 @@ from fleet.engine.results import (
     TaskStarted,
 )
 from fleet.engine.runner import Runner
+from fleet.engine.undo import taken_back
 from fleet.errors import FleetError, TaskError, UnreachableError
 from fleet.model.facts import Facts, Probe
 from fleet.model.steps import Change, Operation
@@ -200,11 +201,13 @@ class HostRun:
         self._set.listen(TaskStarted(self._host, bound.name))
         for change in changes:
             self._set.listen(TaskProgress(self._host, bound.name, change.summary))
-            for step in change.steps:
-                if isinstance(step, Operation):
-                    self._operate(step, bound.name)
-                else:
-                    self._runner.execute(step, self._progress(bound.name))
+            with taken_back(lambda: self._runner) as begun:
+                for step in change.steps:
+                    begun.append(step)
+                    if isinstance(step, Operation):
+                        self._operate(step, bound.name)
+                    else:
+                        self._runner.execute(step, self._progress(bound.name))
         self._look([bound, *self._pending])
         if not getattr(bound.module, "verifies", True):
             return

@@ -15,7 +15,8 @@ class Run:
 
     `argv` is never given to a shell; wrap it as ("sh", "-c", script) where a shell is meant.
     `stdin` carries secrets and bulk data. `timeout` is in seconds and is enforced on the remote side too.
-    `title` names the step in errors where argv is a script nobody wants to read.
+    `title` names the step in errors where argv is a script nobody wants to read. `undo` takes it back, where
+    this step or a later one of the same change fails.
     """
 
     argv: tuple[str, ...]
@@ -24,6 +25,7 @@ class Run:
     ok_codes: tuple[int, ...] = (0,)
     env: Mapping[str, str] = field(default_factory=dict)
     title: str = ""
+    undo: Run | EngineCall | None = None
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,12 @@ class Upload:
 class EngineCall:
     """One operation on the host's Docker Engine, by name, e.g. "pull", "create", "start".
 
-    The names and their arguments are those of `fleet.docker.calls.CALLS`.
+    The names and their arguments are those of `fleet.docker.calls.CALLS`. `undo` is as a `Run`'s.
     """
 
     operation: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    undo: Run | EngineCall | None = None
 
 
 @dataclass(frozen=True)

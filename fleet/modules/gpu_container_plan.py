@@ -9,12 +9,12 @@ from typing import TypeGuard
 
 from fleet.docker.answers import Container
 from fleet.docker.boot import lost
-from fleet.docker.staying import stays_up
 from fleet.gpu.container import ContainerSpec, container_name, create_body, release_of
 from fleet.gpu.probe import GpuProcess
 from fleet.gpu.slots import ports_of
 from fleet.model.slot import Slot
 from fleet.model.steps import Change, EngineCall, Run, Step
+from fleet.modules._replacing import finishing, holds, leftover, removal, replacing
 from fleet.modules.base import Context
 from fleet.modules.gpu_container_diff import (
     NOT_APPLIED,
@@ -52,31 +52,28 @@ class SlotPlanner:
     def changes(self) -> list[Change]:
         """First what is in the way goes, then each slot gets its container, one after the other.
 
-        The next container is replaced only when the one before has stayed up: a bad image costs one slot.
+        The next container is replaced only when the one before has stayed up.
         """
         changes = list(self._changes())
         starting = [place for place, change in enumerate(changes) if any(map(_is_start, change.steps))]
-        for place in starting if self.settle > 0 else ():
-            change = changes[place]
-            if place == starting[-1]:
+        if starting and self.settle > 0:
+            last = changes[starting[-1]]
+            # What replaces another one is waited for before that one goes.
+            if _is_start(last.steps[-1]):
                 wait = Run(("sleep", f"{self.settle:g}"), timeout=self.settle + 30)
-            elif any(isinstance(step, EngineCall) and step.operation == "remove" for step in change.steps):
-                started = next(filter(_is_start, change.steps))
-                wait = stays_up(started.arguments["name"], self.settle)
-            else:
-                continue
-            changes[place] = replace(change, steps=(*change.steps, wait))
+                changes[starting[-1]] = replace(last, steps=(*last.steps, wait))
         return changes
 
     def _changes(self) -> Iterator[Change]:
         gone = dict(self._in_the_way())
         for container, why in gone.values():
-            yield Change(f"remove {container.name}: {why}", steps=self._removal(container))
+            yield Change(f"remove {container.name}: {why}", steps=removal(container, self.spec.stop_timeout))
         for slot in self.slots:
             current = self._current(slot)
             if current is not None and current.id in gone:
                 current = None
             if current is not None and self._fits(current, slot):
+                yield from finishing(slot, current, (each for each in self._ours if each.id not in gone))
                 yield from self._kept_alive(current)
             else:
                 yield self._placed(slot, current, gone)
@@ -92,7 +89,7 @@ class SlotPlanner:
             return None
         return max(
             mine,
-            key=lambda c: (_holds(c) and self._fits(c, slot), _holds(c), c.name == container_name(slot)),
+            key=lambda c: (holds(c) and self._fits(c, slot), holds(c), c.name == container_name(slot)),
         )
 
     def _fits(self, container: Container, slot: Slot) -> bool:
@@ -121,7 +118,10 @@ class SlotPlanner:
             if slot is None:
                 yield container.id, (container, f"no GPU is slot {container.slot}")
                 continue
-            if not _holds(container):
+            if leftover(slot, container):
+                own = container_name(slot)
+                yield container.id, (container, f"a run that was to replace {own} ended early")
+            if not holds(container):
                 continue
             if container is not self._current(slot):
                 yield container.id, (container, f"a second container of slot {slot.name}")
@@ -188,15 +188,19 @@ class SlotPlanner:
         """The slot's container is created, in place of the present one."""
         self._check_rolled_out(current)
         # A replacement is where the balancers know the one before it to be.
-        port = self._port(current if current is not None and _holds(current) else None, slot)
+        port = self._port(current if current is not None and holds(current) else None, slot)
         self._check_free(slot, port)
         name = container_name(slot)
-        steps: list[Step] = []
-        for container in self.containers:
-            if container.id not in gone and (container is current or container.name == name):
-                steps += self._removal(container)
         body = create_body(self.spec, slot, self.digests[0], port)
-        steps += [EngineCall("create", {"name": name, "body": body}), EngineCall("start", {"name": name})]
+        steps: list[Step] = [
+            EngineCall("remove", {"name": name})
+            for container in self.containers
+            if container.id not in gone and container is not current and container.name == name
+        ]
+        if current is None:
+            steps += [EngineCall("create", {"name": name, "body": body}), EngineCall("start", {"name": name})]
+        else:
+            steps += replacing(slot, current, body, stop_timeout=self.spec.stop_timeout, settle=self.settle)
         after = wanted_fields(self.spec, slot, self.digests[0], port)
         before = actual_fields(current, tuple(after)) if current else {}
         release = current.labels.get("fleet.release", "") if current else ""
@@ -207,16 +211,9 @@ class SlotPlanner:
         what = ", ".join(changed_names(before, after)) or "settings"
         return Change(f"replace {current.name}: other {what}", diff, tuple(steps))
 
-    def _removal(self, container: Container) -> tuple[Step, ...]:
-        name = {"name": container.name}
-        remove = EngineCall("remove", name)
-        if not _holds(container):
-            return (remove,)
-        return EngineCall("stop", {**name, "timeout": self.spec.stop_timeout}), remove
-
     def _check_rolled_out(self, current: Container | None) -> None:
         """Raise where an upgrade started what runs: another image here would replace it without draining."""
-        if current is None or not _holds(current) or not current.labels.get("fleet.rollout"):
+        if current is None or not holds(current) or not current.labels.get("fleet.rollout"):
             return
         digest = current.labels.get("fleet.digest", "")
         if digest in self.digests:
@@ -242,7 +239,7 @@ class SlotPlanner:
                 )
             for taken in other.ports:
                 same_address = not taken.host_ip or not port.host_ip or taken.host_ip == port.host_ip
-                if _holds(other) and taken.host_port == port.host_port and same_address:
+                if holds(other) and taken.host_port == port.host_port and same_address:
                     raise self.ctx.fail(
                         f"port {number} of slot {slot.name} is taken by the container "
                         f"{other.name} ({other.image})",
@@ -256,7 +253,7 @@ class SlotPlanner:
         users = [
             f"container {other.name} ({other.image})"
             for other in self.containers
-            if other.slot is None and _holds(other) and {slot.uuid, str(slot.index)} & set(other.gpus)
+            if other.slot is None and holds(other) and {slot.uuid, str(slot.index)} & set(other.gpus)
         ]
         ours = {container.id for container in self._ours}
         for process in self.processes:
@@ -274,8 +271,3 @@ class SlotPlanner:
 
 def _is_start(step: Step) -> TypeGuard[EngineCall]:
     return isinstance(step, EngineCall) and step.operation == "start"
-
-
-def _holds(container: Container) -> bool:
-    """True where the container has its GPU and port, or will have them again by itself."""
-    return container.state in ("running", "paused", "restarting")

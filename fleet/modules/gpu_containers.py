@@ -78,16 +78,17 @@ class GpuContainersArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=T
             raise ValueError(f"image is {self.image!r}, not an image such as registry.example:5000/app:v1")
         if not 1 <= self.container_port <= 65535:
             raise ValueError(f"container_port is {self.container_port}, not a port (1 to 65535)")
+        for name in ("memory_min", "shm_size", "memory"):
+            if (value := getattr(self, name)) is not None:
+                _check_size(name, value)
         check_safety(
             str(self.user),
             non_root=self.non_root,
             tmpfs=self.tmpfs,
             capabilities={"cap_drop": self.cap_drop, "cap_add": self.cap_add},
             pids_limit=self.pids_limit,
+            memory=parse_size(self.memory) if self.memory is not None else None,
         )
-        for name in ("memory_min", "shm_size", "memory"):
-            if (value := getattr(self, name)) is not None:
-                _check_size(name, value)
         if not _LOG_SIZE.fullmatch(self.log_max_size):
             raise ValueError(f"log_max_size is {self.log_max_size!r}; write it like 50m")
         if self.log_max_file < 1:
@@ -115,10 +116,11 @@ class GpuContainers:
     """Run one container on each GPU of the host, bound to the GPU by its UUID.
 
     A container that already runs the same image bytes with the same settings is left alone; another is
-    replaced, one GPU after the other. What runs for a GPU that is gone, or beside the right container, is
-    removed. Slot `HOST-INDEX` publishes the port `slot_port_base` (an inventory variable, 7860) plus the
-    GPU's index. Both stay with the GPU's UUID as long as its container is there, also where the driver
-    numbers GPUs in another order after a boot.
+    replaced, one GPU after the other. The new one is made before the old one stops; where the engine does not
+    take it, or it does not stay up for `settle` seconds, the old one runs again. What runs for a GPU that is
+    gone, or beside the right container, is removed. Slot `HOST-INDEX` publishes the port `slot_port_base` (an
+    inventory variable, 7860) plus the GPU's index. Both stay with the GPU's UUID as long as its container is
+    there, also where the driver numbers GPUs in another order after a boot.
 
     A unit of systemd, `fleet-slots.service`, is installed beside them. Whenever Docker starts, it starts the
     containers that Docker could not give their GPU, as happens with Docker older than 28.2 after each reboot.

@@ -233,6 +233,11 @@ def test_the_user_of_an_image_is_asked_by_any_of_its_names():
         ({"user": 0, "non_root": True}, "user '0' is root"),
         ({"cap_drop": ["NET RAW"]}, "cap_drop has 'NET RAW'"),
         ({"cap_add": [""]}, "cap_add has ''"),
+        (
+            {"cap_drop": ["NET"]},
+            "cap_drop has 'NET', which is no capability of Linux; did you mean .*NET_RAW",
+        ),
+        ({"memory": "1KiB"}, "memory is 1 kB; Docker takes no limit under 6MiB"),
         ({"pids_limit": 0}, "pids_limit is 0"),
         ({"memory": "much"}, "memory: 'much'"),
         ({"tmpfs": ["cache"]}, "tmpfs 'cache'"),

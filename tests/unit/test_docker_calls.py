@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import requests
+from docker.errors import APIError
 
 from fleet.docker.calls import CALLS, RegistryLogin, Shared
 from fleet.docker.failures import engine_error
@@ -90,6 +92,8 @@ def test_progress_of_layers() -> None:
         ('could not select device driver "cdi" with capabilities: []', "toolkit"),
         ("Bind for 0.0.0.0:7860 failed: port is already allocated", "slot_port_base"),
         ("net/http: request canceled (Client.Timeout exceeded while awaiting headers)", "network"),
+        ("unable to find user nosuch: no matching entries in passwd file", "uid:gid"),
+        ("curl: (6) Could not resolve host: nosuch.invalid", "DNS"),
         ("something else", "journalctl"),
     ],
 )
@@ -97,6 +101,15 @@ def test_remedies(said: str, remedy: str) -> None:
     error = engine_error(said, "cannot pull app:v1")
     assert (error.message, error.output) == ("cannot pull app:v1", said)
     assert remedy in error.remedy
+
+
+def test_what_the_engine_refuses_is_not_looked_for_in_its_log() -> None:
+    answer = requests.Response()
+    answer.status_code = 400
+    refusal = APIError("400 Client Error", response=answer, explanation="Duplicate mount point: /x")
+    error = engine_error(refusal, "cannot create container a")
+    assert error.output == "Duplicate mount point: /x"
+    assert error.remedy.startswith("the engine refuses this")
 
 
 def test_a_password_the_engine_repeats_is_hidden() -> None:

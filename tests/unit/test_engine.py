@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -97,7 +98,37 @@ class Away:
         return [Change("send for it", steps=(Operation("send", {"path": args.path}, otherwise=alone),))]
 
 
-MODULES = {"away": Away(), "line": Line(), "fail": Fail(), "buggy": Buggy()}
+class UndoingArgs(Args):
+    log: str
+    words: tuple[str, ...]
+
+
+class Undoing:
+    """One change that writes words into a log, each with its way back; `false` fails, `stuck` has none."""
+
+    name: ClassVar[str] = "undoing"
+    args: ClassVar[type[Args]] = UndoingArgs
+    verifies = False
+
+    def probes(self, args: UndoingArgs, ctx: Any) -> list[Probe]:
+        return []
+
+    def plan(self, args: UndoingArgs, facts: Any, ctx: Any) -> list[Change]:
+        def run(text: str, undo: Run | None = None) -> Run:
+            return Run(("sh", "-c", text), undo=undo)
+
+        def step(word: str) -> Run:
+            if word == "false":
+                return run("exit 3")
+            back = (
+                "echo no way back >&2; exit 4" if word == "stuck" else f"printf '{word}-back ' >>'{args.log}'"
+            )
+            return run(f"printf '{word} ' >>'{args.log}'", run(back))
+
+        return [Change("write words", steps=tuple(map(step, args.words)))]
+
+
+MODULES = {"away": Away(), "line": Line(), "fail": Fail(), "buggy": Buggy(), "undoing": Undoing()}
 
 
 class Fleet:
@@ -175,6 +206,33 @@ def test_a_later_task_plans_on_what_an_earlier_one_made(fleet):
     path = fleet.folder / "f"
     book = f"- hosts: a\n  tasks:\n    - line: {{path: '{path}', line: x}}\n    - line: {{path: '{path}', line: x}}\n"
     assert [task.status for task in fleet.run(book).hosts["a"].tasks] == ["changed", "ok"]
+
+
+def undoing(fleet, *words):
+    return f"- hosts: a\n  tasks:\n    - undoing: {{log: '{fleet.folder}/log', words: [{', '.join(map(json.dumps, words))}]}}\n"
+
+
+def test_what_a_failed_change_began_is_taken_back_last_step_first(fleet):
+    result = fleet.run(undoing(fleet, "one", "two", "false"))
+    error = result.hosts["a"].tasks[0].error
+    assert (fleet.folder / "log").read_text() == "one two two-back one-back "
+    assert error.message.endswith("; it was undone: all is as before this change")
+    fleet.run(undoing(fleet, "three"))
+    assert (fleet.folder / "log").read_text().endswith(" one-back three ")
+
+
+def test_what_cannot_be_taken_back_is_told_and_hinders_nothing(fleet):
+    error = fleet.run(undoing(fleet, "one", "stuck", "false")).hosts["a"].tasks[0].error
+    assert (fleet.folder / "log").read_text() == "one stuck one-back "
+    assert "; undoing it failed as well: " in error.message
+    assert "no way back" in error.message
+
+
+def test_a_host_that_is_gone_has_nothing_taken_back(fleet):
+    fleet.dies_after["a"] = 2
+    result = fleet.run(undoing(fleet, "one", "two", "three"))
+    assert result.hosts["a"].status == "unreachable"
+    assert "back" not in (fleet.folder / "log").read_text()
 
 
 def test_a_failed_host_stops_alone_and_its_error_has_output_and_place(fleet):
