@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from fleet.balancer.holder import is_dead
 from fleet.balancer.rollouts import ROOT, LeaseSeen, parse_lease
 from fleet.model.facts import Answer, Probe
 
@@ -29,7 +30,7 @@ printf 'header %s\\nlast %s\\n' "$(head -n 1 "$newest")" "$(tail -n 1 "$newest")
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A rollout without an end. `going` is true where somebody holds the lease now."""
+    """A rollout without an end. `going`: somebody holds the lease, and is not known to run no more."""
 
     id: str
     kind: str
@@ -67,7 +68,7 @@ def parse_at_work(answer: Answer) -> AtWork:
     if header is None or last is None or last.get("step") in _ENDS:
         return AtWork(lease)
     told = {key: str(header.get(key, "")) for key in ("id", "kind", "image", "by")}
-    going = lease is not None and lease.held is not None
+    going = lease is not None and lease.held is not None and not is_dead(lease.held)
     return AtWork(lease, Unfinished(**told, step=str(last.get("step", "")), going=going))
 
 

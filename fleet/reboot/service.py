@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 
+from fleet.balancer.holder import this_process
 from fleet.balancer.probe import PACKAGE_PROBE, RUNTIME_PROBE, parse_package
 from fleet.balancer.rollouts import Claim, fenced
 from fleet.balancer.software import software
@@ -20,7 +21,6 @@ from fleet.engine.look import look
 from fleet.errors import InputError, TaskError
 from fleet.inventory import Inventory
 from fleet.reboot.model import Say
-from fleet.rollout.holder import this_process
 from fleet.rollout.lease import TTL, Lease
 from fleet.rollout.operate import operator
 from fleet.rollout.steering import Steering

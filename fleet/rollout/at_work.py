@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from fleet.balancer.at_work import ROLLOUT_PROBE, AtWork, parse_at_work
+from fleet.balancer.holder import is_dead
 from fleet.balancer.rollouts import Claim
 from fleet.balancer.software import software
 from fleet.control.balancers import GROUP
@@ -20,7 +21,6 @@ from fleet.engine.look import look
 from fleet.engine.runner import Runner
 from fleet.errors import FleetError
 from fleet.inventory import Inventory
-from fleet.rollout.holder import is_dead
 from fleet.rollout.lease import who
 from fleet.rollout.world import LeaseError
 from fleet.ssh.remote import Remote

@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from fleet.balancer import rollouts
+from fleet.balancer.holder import is_alive, is_dead
 from fleet.balancer.rollouts import ROOT, Claim, LeaseSeen
 from fleet.balancer.rollouts_script import HELD, LATE
 from fleet.errors import FleetError, StepError, TaskError
 from fleet.rollout.acting import BalancerError
-from fleet.rollout.holder import is_alive, is_dead
 from fleet.rollout.reaching import OpenOne, Reach
 from fleet.rollout.world import LeaseError
 from fleet.ssh.remote import Result

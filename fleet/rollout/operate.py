@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fleet.balancer.holder import this_process
 from fleet.balancer.rollouts import Claim, fenced, plain
 from fleet.balancer.software import require_haproxy
 from fleet.control.targets import host_of, select_slots
@@ -24,7 +25,6 @@ from fleet.rollout.events import Began, Listen, Outcome, Recorded
 from fleet.rollout.executor import Rollout
 from fleet.rollout.golden import Pair, pairs_for, read_pairs
 from fleet.rollout.history import Row, rows_of
-from fleet.rollout.holder import this_process
 from fleet.rollout.hosts import GpuHost
 from fleet.rollout.lease import Lease
 from fleet.rollout.measured import measured, summary

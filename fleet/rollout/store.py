@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from fleet.balancer import rollouts
+from fleet.balancer.holder import is_dead
 from fleet.balancer.rollouts import KEEP, ROOT, RawHead
 from fleet.balancer.rollouts_script import CONFLICT, GAP
 from fleet.errors import FleetError, StepError, TaskError, UnreachableError
 from fleet.model.steps import Run
 from fleet.rollout import journal
 from fleet.rollout.acting import BalancerError
-from fleet.rollout.holder import is_dead
 from fleet.rollout.journal import ENDS, Journal, JournalError
 from fleet.rollout.lease import taken_over
 from fleet.rollout.model import Entry, Header

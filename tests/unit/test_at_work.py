@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from fleet.balancer.holder import this_process
 from fleet.balancer.rollouts import ROOT, Claim, take
 from fleet.balancer.stats import Admin
 from fleet.cli.main import app
 from fleet.errors import ExitCode, UnreachableError
 from fleet.model.slot import Slot
 from fleet.rollout import journal
-from fleet.rollout.holder import this_process
 from fleet.rollout.model import Entry, Header
 from fleet.rollout.world import LeaseError
 from fleet.ssh.remote import Result as Said

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from fleet.balancer import rollouts
+from fleet.balancer.holder import this_process
 from fleet.balancer.rollouts_script import CONFLICT, FENCED_OUT, GAP
 from fleet.errors import FleetError, StepError, TaskError, UnreachableError
 from fleet.rollout import journal
 from fleet.rollout.acting import BalancerError
-from fleet.rollout.holder import this_process
 from fleet.rollout.journal import JournalError
 from fleet.rollout.model import Entry
 from fleet.rollout.progress import Progress, progress_of

@@ -17,11 +17,11 @@ from typing import ClassVar
 import pytest
 
 from fleet.balancer import rollouts
+from fleet.balancer.holder import is_alive, is_dead, machine, this_process
 from fleet.balancer.rollouts_script import HELD, LATE
 from fleet.errors import ExitCode, StepError, UnreachableError
 from fleet.model.steps import Run
 from fleet.rollout.acting import BalancerError
-from fleet.rollout.holder import is_alive, is_dead, machine, this_process
 from fleet.rollout.lease import EVERY, TTL, Lease, fenced_out
 from fleet.rollout.reaching import PATIENCE, Reach
 from fleet.rollout.world import LeaseError
@@ -225,7 +225,7 @@ def test_the_lease_of_a_holder_who_renews_is_not_waited_for_to_the_end(tmp_path:
 
 def test_the_lease_of_a_process_that_was_killed_is_taken_at_once(tmp_path: Path) -> None:
     one = Network(tmp_path)
-    code = "import sys; sys.path[:0] = [sys.argv[1]]; from fleet.rollout.holder import this_process as t\n"
+    code = "import sys; sys.path[:0] = [sys.argv[1]]; from fleet.balancer.holder import this_process as t\n"
     code += "from fleet.balancer.rollouts import plain; from dataclasses import asdict\n"
     code += "print(plain(asdict(t('berta', 'fleet upgrade'))).decode(), flush=True); sys.stdin.read()"
     here = str(Path(__file__).parents[2])

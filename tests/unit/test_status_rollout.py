@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from fleet.balancer.holder import this_process
 from fleet.balancer.rollouts import ROOT, Claim
 from fleet.model.facts import Answer
 from fleet.model.problem import Problem
@@ -32,8 +33,9 @@ def write(root: Path, id_: str, *steps: str) -> None:
     (root / id_ / "journal").write_bytes(b"".join(line + b"\n" for line in lines))
 
 
-def lease(root: Path, expires: float) -> None:
-    held = Claim("ab", "eve", "host", "fleet upgrade app:v2", fence=7, expires=int(expires))
+def lease(root: Path, expires: float, holder: Claim | None = None) -> None:
+    holder = holder or Claim("ab", "eve", "host", "fleet upgrade app:v2")
+    held = replace(holder, fence=7, expires=int(expires))
     (root / "lease").write_text(json.dumps(asdict(held)) + "\n")
 
 
@@ -64,6 +66,18 @@ def test_one_whose_lease_is_held_goes_on_and_is_no_problem(tmp_path: Path) -> No
     assert found is not None
     assert (found.id, found.step, found.going) == ("20261125-1", "draining", True)
     assert list(rollout_problems([asked(tmp_path)])) == []
+
+
+def test_one_whose_process_was_killed_on_this_machine_is_named_before_its_lease_ends(tmp_path: Path) -> None:
+    write(tmp_path, "20261125-1", "pulled", "draining")
+    mine = this_process("eve", "fleet upgrade app:v2")
+    lease(tmp_path, time.time() + 20, mine)
+    assert list(rollout_problems([asked(tmp_path)])) == []
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    lease(tmp_path, time.time() + 20, replace(mine, pid=gone.pid))
+    (problem,) = rollout_problems([asked(tmp_path)])
+    assert problem.what.endswith("has not ended")
 
 
 def test_a_journal_that_cannot_be_read_is_not_guessed_at(tmp_path: Path) -> None:
