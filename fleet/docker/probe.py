@@ -34,6 +34,7 @@ __all__ = [
     "parse_engine",
     "parse_image_user",
     "parse_images",
+    "unless_image_there",
 ]
 
 SOCKET = "/run/docker.sock"
@@ -51,8 +52,16 @@ IMAGES_PROBE = Probe("docker.images", f"{_NO_ENGINE}{_FRAMED} http://d/images/js
 
 def image_user_probe(reference: str) -> Probe:
     """Ask which user a local image runs as, by a name of it, a digest or its id."""
-    path = shlex.quote(f"http://d/images/{quote(reference, safe='/:@')}/json")
-    return Probe(f"docker.user:{reference}", f"{_NO_ENGINE}{_FRAMED} {path}\n")
+    return Probe(f"docker.user:{reference}", f"{_NO_ENGINE}{_FRAMED} {_image(reference)}\n")
+
+
+def unless_image_there(reference: str) -> str:
+    """The beginning of a script that ends at once, saying nothing, where the engine has the image."""
+    return f"{_CURL} -f -o /dev/null {_image(reference)} 2>/dev/null && exit 0\n"
+
+
+def _image(reference: str) -> str:
+    return shlex.quote(f"http://d/images/{quote(reference, safe='/:@')}/json")
 
 
 def _list(filters: str, *, stopped: bool = True) -> str:

@@ -10,6 +10,7 @@ from fleet.doctor.model import Check, Verdict, bad, skipped, well
 from fleet.doctor.patient import Patient
 from fleet.gpu.sizes import parse_size, size_text
 from fleet.model.facts import Probe
+from fleet.model.host import Host
 
 DEFAULT_PACKED = 4 * 10**9
 """Bytes taken for an image whose size nobody tells: `image_size` in the inventory says better."""
@@ -44,6 +45,11 @@ def check_disk(patient: Patient) -> Verdict:
         where = patient.pairs(DISK_PROBE.key).get("root", "/var/lib/docker")
         return bad("the disk is nearly full", _CLEAR, f"{size_text(free * 1024)} are free in {where}")
     return check_room(patient)
+
+
+def room_probes(host: Host) -> tuple[Probe, ...]:
+    """What `check_room` wants to know; the registry is asked only where the image is missing."""
+    return DISK_PROBE, IMAGES_PROBE, *registry.probes(host, missing=True)
 
 
 def check_room(patient: Patient) -> Verdict:
@@ -136,7 +142,7 @@ CHECKS = (
         "disk",
         "a pull that fills the disk takes the containers' logs and the host with it",
         check_disk,
-        lambda host: (DISK_PROBE, IMAGES_PROBE, ENGINE_PROBE),
+        lambda host: (DISK_PROBE, IMAGES_PROBE, ENGINE_PROBE, *registry.probes(host)),
     ),
     Check(
         "system",

@@ -19,7 +19,6 @@ from fleet.model.host import Host
 _ANY = tuple(check for check in system.CHECKS if check.name == "os")
 _GPU = (
     *_ANY,
-    *(check for check in disk.CHECKS if check.name == "disk"),
     *(check for check in driver.CHECKS if check.name in ("gpus", "memory", "secure-boot")),
 )
 
@@ -28,7 +27,9 @@ def preflight(hosts: Mapping[str, Host]) -> Gate:
     """The gate for a run on hosts of this inventory."""
 
     def probes(name: str) -> Sequence[Probe]:
-        return [probe for check in _checks(hosts[name]) for probe in check.probes(hosts[name])]
+        host = hosts[name]
+        asked = [probe for check in _checks(host) for probe in check.probes(host)]
+        return [*asked, *(disk.room_probes(host) if GPU_GROUP in host.groups else ())]
 
     def refuse(name: str, facts: Facts) -> FleetError | None:
         return refusal(Patient(hosts[name], facts, hosts))

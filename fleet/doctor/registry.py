@@ -7,6 +7,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from fleet.docker.probe import unless_image_there
 from fleet.docker.references import find_image
 from fleet.doctor.model import Check, Verdict, bad, skipped, well
 from fleet.doctor.patient import ABSENT, Patient
@@ -89,8 +90,11 @@ class Seen:
     size: int | None = None
 
 
-def probes(host: Host) -> tuple[Probe, ...]:
-    """The question for the host's image; none for a host without one."""
+def probes(host: Host, *, missing: bool = False) -> tuple[Probe, ...]:
+    """The question for the host's image; none for a host without one.
+
+    `missing` asks the registry only where the host's engine has not the image.
+    """
     source = source_for(host)
     if source is None:
         return ()
@@ -106,7 +110,8 @@ def probes(host: Host) -> tuple[Probe, ...]:
     }
     lines = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
     # A script is sent through standard input: what is secret in it is in no process list.
-    return (Probe(f"doctor.registry:{source.registry}", lines + _ASK),)
+    first = unless_image_there(str(host.vars["image"])) if missing else ""
+    return (Probe(f"doctor.registry:{source.registry}", first + lines + _ASK),)
 
 
 def source_for(host: Host) -> Source | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -17,7 +18,7 @@ from fleet.modules._driver_seen import DRIVER_PROBE
 from fleet.modules._os import OS_PROBE
 from tests.local import LocalRemote, LocalRunner
 from tests.unit import gpu_world
-from tests.unit.doctor_world import GPU, HEALTHY, patient, text
+from tests.unit.doctor_world import GPU, HEALTHY, REGISTRY_KEY, patient, text
 
 NO_DRIVER = {GPU_PROBE.key: Answer(127, b"sh: 1: nvidia-smi: not found\n")}
 NO_IMAGE = {"docker.images": Answer(7), "docker.engine": Answer(7)}
@@ -60,6 +61,17 @@ def test_what_cannot_end_is_not_begun(changed, words):
 )
 def test_what_is_there_already_stops_nobody(changed):
     assert refusal(patient(changed)) is None
+
+
+def test_a_small_image_by_its_registrys_word_needs_little_room():
+    tight = {**NO_IMAGE, DISK_PROBE.key: text("root=/\ndisk=264212084 2100000\ninodes=16777216 16191321\n")}
+    layer = {"digest": "sha256:" + "c" * 64, "size": 300_000_000}
+    manifest = {"schemaVersion": 2, "config": {"digest": "sha256:" + "b" * 64, "size": 1}, "layers": [layer]}
+    told = text(f"{HEALTHY[REGISTRY_KEY].text}\nmanifest\n{json.dumps(manifest)}")
+    assert refusal(patient({**tight, REGISTRY_KEY: told})) is None
+    unknown = refusal(patient({**tight, REGISTRY_KEY: Answer(127)}))
+    assert unknown is not None
+    assert "a guess: set image_size" in unknown.message
 
 
 def test_a_balancer_needs_no_gpu():

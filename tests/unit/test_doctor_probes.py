@@ -20,6 +20,7 @@ from fleet.balancer.paths import CONFIG_FILE
 from fleet.docker.probe import SOCKET
 from fleet.doctor.balancers import REACH_PROBE
 from fleet.doctor.containers import CDI_PROBE, OWN, REFRESHED, parse_spec
+from fleet.doctor.disk import CHECKS, room_probes
 from fleet.doctor.health import HEALTH_PROBE
 from fleet.doctor.inside import INSIDE_PROBE, parse_inside
 from fleet.doctor.registry import check_registry, parse, probes
@@ -157,6 +158,33 @@ def test_a_registry_that_lacks_the_image_and_one_that_is_not_there():
     with registry("open") as port:
         assert asked(port, tag="v9", login=False)[1] == ["REG has no app/webui:v9"]
     assert asked(free_port(), login=False)[1] == ["REG cannot be reached there"]
+
+
+def test_the_disk_alone_is_looked_at_with_the_registrys_word_on_the_images_size():
+    host = Host("gpu-01", {"image": "127.0.0.1:5000/app/webui:v1"}, ("gpu",))
+    (check,) = (check for check in CHECKS if check.name == "disk")
+    assert set(probes(host)) < set(check.probes(host))
+
+
+def test_before_a_provision_a_registry_is_asked_only_where_the_image_is_missing(tmp_path):
+    class Engine(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if unquote(self.path).endswith("/app/webui:v1/json") else 404)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    def size(tag: str) -> int | None:
+        image = f"127.0.0.1:{port}/app/webui:{tag}"
+        *_, probe = room_probes(Host("gpu-01", {"ansible_host": "127.0.0.1", "image": image}, ("gpu",)))
+        seen = parse(moved(probe, {SOCKET: str(tmp_path / "engine")}))
+        return seen.size if seen else None
+
+    with registry("open") as port:
+        assert size("v1") == 9_001_000
+        with serving(socketserver.ThreadingUnixStreamServer(str(tmp_path / "engine"), Engine)):
+            assert size("v1") is None
 
 
 def test_a_balancer_tries_every_address_of_its_configuration(tmp_path):
