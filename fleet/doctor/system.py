@@ -85,7 +85,8 @@ def check_clock(patient: Patient) -> Verdict:
     way = "ahead of" if off > 0 else "behind"
     return bad(
         "its clock is off",
-        "run `timedatectl set-ntp true` on {host} (or install chrony there); then `timedatectl` shows it",
+        "run `timedatectl set-ntp true` on {host}, with chrony or systemd-timesyncd installed there; then "
+        "`timedatectl` shows it",
         f"{in_words(abs(off))} {way} this machine's",
     )
 
