@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -13,6 +12,7 @@ from fleet.balancer import rollouts
 from fleet.balancer.holder import is_dead
 from fleet.balancer.rollouts import KEEP, ROOT, RawHead
 from fleet.balancer.rollouts_script import CONFLICT, GAP
+from fleet.engine.everyone import ask_all, parted
 from fleet.errors import FleetError, StepError, TaskError, UnreachableError
 from fleet.model.steps import Run
 from fleet.rollout import journal
@@ -132,7 +132,7 @@ class Store:
         """
         step = rollouts.read_heads(self._root)
         with self._lock:
-            found = self._each(lambda name: rollouts.parse_heads(self._ask(name, step).out)[1])
+            found = self._each(lambda name: rollouts.parse_heads(self._ask(name, step).out)[1], reading=True)
             self.unreadable = {}
         best: dict[str, Head] = {}
         for name, raw in ((name, raw) for name, raws in found.items() for raw in raws):
@@ -168,7 +168,7 @@ class Store:
             return journal.decode(data, f"{name}: {id}/journal") if data else None
 
         with self._lock:
-            found = {name: each for name, each in self._each(ask).items() if each is not None}
+            found = {name: each for name, each in self._each(ask, reading=True).items() if each is not None}
         if not found:
             unread = [error for error in self.errors.values() if isinstance(error, JournalError)]
             if unread:
@@ -180,14 +180,16 @@ class Store:
     def result(self, id: str) -> bytes | None:
         """A rollout's result, as it was written; None where there is none."""
         with self._lock:
-            found = self._each(lambda name: self._ask(name, rollouts.read_result(id, self._root)).out)
+            found = self._each(
+                lambda name: self._ask(name, rollouts.read_result(id, self._root)).out, reading=True
+            )
         return next((document for document in found.values() if document), None)
 
     def running(self) -> str:
         """The rollout that a lease in force names; empty for none, or where its process is known dead."""
         step = rollouts.look_lease(self._root)
         with self._lock:
-            found = self._each(lambda name: rollouts.parse_lease(self._ask(name, step).out))
+            found = self._each(lambda name: rollouts.parse_lease(self._ask(name, step).out), reading=True)
         held = [seen.held for seen in found.values() if seen and seen.held and not is_dead(seen.held)]
         return max(held, key=lambda claim: claim.fence).rollout if held else ""
 
@@ -299,25 +301,25 @@ class Store:
         _done(name, f"could not {step.title}", result)
         return result
 
-    def _each(self, action: Callable[[str], T]) -> dict[str, T]:
-        """The action's results by balancer; that the lease is lost goes before all other errors."""
-        results: dict[str, T] = {}
-        lost: FleetError | None = None
+    def _each(self, action: Callable[[str], T], *, reading: bool = False) -> dict[str, T]:
+        """The action's results by balancer; that the lease is lost goes before all other errors.
+
+        Ctrl-C waits for what is being written, but for no answer while `reading`.
+        """
         names = [name for name in self._reach if self._due(name)] or list(self._reach)
-        with ThreadPoolExecutor(max_workers=max(1, len(names))) as pool:
-            for name, future in [(name, pool.submit(action, name)) for name in names]:
-                try:
-                    results[name] = future.result()
-                    self.errors.pop(name, None)
-                    self._failed.pop(name, None)
-                except (LeaseError, BalancerError) as error:
-                    lost = error if isinstance(error, LeaseError) else lost or error
-                except FleetError as error:
-                    self.errors[name] = error
-                    if isinstance(error, UnreachableError):
-                        self._failed[name] = self._clock()
-        if lost is not None:
-            raise lost
+        results, failed = parted(ask_all(names, action, "asking a balancer", see_through=not reading))
+        for name in results:
+            self.errors.pop(name, None)
+            self._failed.pop(name, None)
+        told = [error for error in failed.values() if isinstance(error, LeaseError | BalancerError)]
+        for name, error in failed.items():
+            if error in told:
+                continue
+            self.errors[name] = error
+            if isinstance(error, UnreachableError):
+                self._failed[name] = self._clock()
+        if told:
+            raise next((error for error in told if isinstance(error, LeaseError)), told[0])
         if not results:
             raise next(iter(self.errors.values()), TaskError("there is no balancer"))
         return results
