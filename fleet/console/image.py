@@ -142,12 +142,12 @@ def listing_json(found: Listing) -> dict[str, Any]:
 
 
 def plan_json(plan: PullPlan) -> dict[str, Any]:
-    """The document of `pull --check --json`."""
+    """The document of `pull --check --json`; size and layers are null where the registry was not asked."""
     return {
         "image": plan.image,
         "digest": plan.digest,
-        "size": plan.size,
-        "layers": plan.layers,
+        "size": plan.size or None,
+        "layers": plan.layers or None,
         "hosts": {name: _host_json(host) for name, host in plan.hosts.items()},
         "failed": {name: error_json(error) for name, error in plan.failed.items()},
     }
@@ -274,7 +274,7 @@ def _why(row: Row) -> str:
         return f"runs on {', '.join(row.used)}"
     if row.kept:
         return f"kept by release {', '.join(row.kept)}"
-    return "the inventory's" if row.wanted else "stays"
+    return "the named image" if row.wanted else "stays"
 
 
 def _tags(row: Row) -> str:

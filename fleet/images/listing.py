@@ -79,7 +79,8 @@ def host_rows(
         names = tuple(name for name in each.tags if repository(name) == mine)
         digests = [text.partition("@")[2] for text in each.digests if repository(text) == mine]
         users = [container for container in containers if container.image_id == each.id and container.slot]
-        if not (names or digests or users):
+        # One without any name was this repository's: only so can a slot of the service run it.
+        if not (names or digests or (users and not each.tags and not each.digests)):
             continue
         rows.append(
             Row(
@@ -102,12 +103,12 @@ def _problems(wanted: Mapping[str, Image | None], image: str) -> Iterable[Proble
     common = Counter(digests.values()).most_common(1)
     for name, found in wanted.items():
         if found is None:
-            yield Problem(name, f"it lacks {image}", "`fleet image pull`")
+            yield Problem(name, f"it lacks {image}", f"`fleet image pull {image}`")
         elif digests[name] != common[0][0]:
             yield Problem(
                 name,
                 f"its {image} is {_short(digests[name])}, that of most others {_short(common[0][0])}",
-                "`fleet image pull` gives all the same",
+                f"`fleet image pull {image}` gives all the same",
             )
 
 

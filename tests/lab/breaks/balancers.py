@@ -65,8 +65,6 @@ CONFIGURATIONS = Round(
         Break("balancers/config", "it has servers that are no slots", "lb-02", _NOTHING, _NOTHING, "fleet lb push"),
         Break("balancers/config", "somebody edited the configuration that fleet wrote", "lb-02", _NOTHING, _NOTHING,
               "fleet lb diff"),
-        Break("balancers/config", "somebody edited the configuration that fleet wrote", "lb-02", _NOTHING, _NOTHING,
-              "fleet lb diff"),
     ),
 )  # fmt: skip
 
