@@ -23,7 +23,7 @@ from fleet.engine.runner import Runner
 from fleet.engine.undo import taken_back
 from fleet.errors import FleetError, TaskError, UnreachableError
 from fleet.model.facts import Facts, Probe
-from fleet.model.steps import Change, Operation
+from fleet.model.steps import Change, Operation, Step
 from fleet.ssh.remote import Remote
 
 LOOK_TIMEOUT = 120.0
@@ -204,10 +204,9 @@ class HostRun:
             with taken_back(lambda: self._runner) as begun:
                 for step in change.steps:
                     begun.append(step)
-                    if isinstance(step, Operation):
-                        self._operate(step, bound.name)
-                    else:
-                        self._runner.execute(step, self._progress(bound.name))
+                    self._execute(step, bound.name)
+            for step in change.then:
+                self._execute(step, bound.name)
         self._look([bound, *self._pending])
         if not getattr(bound.module, "verifies", True):
             return
@@ -217,6 +216,13 @@ class HostRun:
                 f"did not take: still to do after the change: {'; '.join(c.summary for c in left)}",
                 output="\n".join(c.diff for c in left if c.diff),
             )
+
+    def _execute(self, step: Step, task: str) -> None:
+        assert self._runner is not None
+        if isinstance(step, Operation):
+            self._operate(step, task)
+        else:
+            self._runner.execute(step, self._progress(task))
 
     def _operate(self, step: Operation, task: str) -> None:
         """Have it done, and connect anew: the host may have started anew meanwhile."""

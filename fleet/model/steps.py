@@ -76,7 +76,8 @@ class Change:
     """One difference between what is and what should be.
 
     `summary` is one line in the present tense ("install docker.io 26.1"); `diff` a unified or
-    before -> after text for --diff; `steps` what mends it. A change without steps is `deferred`: what it
+    before -> after text for --diff; `steps` what mends it, and `then` what is left to do where all of these
+    were done, from which there is no way back. A change without steps is `deferred`: what it
     will be depends on changes before it in the same run ("containers for the GPUs found then"), and `remedy`
     what to do where these did not bring about what it waits for.
     """
@@ -84,6 +85,7 @@ class Change:
     summary: str
     diff: str = ""
     steps: tuple[Step, ...] = ()
+    then: tuple[Step, ...] = ()
     remedy: str = ""
 
     @property

@@ -39,26 +39,27 @@ def removal(container: Container, stop_timeout: int) -> tuple[Step, ...]:
 
 def replacing(
     slot: Slot, current: Container, body: Mapping[str, Any], *, stop_timeout: int, settle: float
-) -> tuple[Step, ...]:
-    """The steps from `current` to the container of `body`, which has the slot's name at their end.
+) -> tuple[list[Step], list[Step]]:
+    """The steps until the container of `body` runs in place of `current`, and those after which it is alone.
 
-    The new one must have stayed up for `settle` seconds before the old one goes; 0 does not wait.
+    The first can be undone. With them it must have stayed up for `settle` seconds; 0 does not wait. With the
+    others it has the slot's name.
     """
     old, own = {"name": current.name}, container_name(slot)
     new = {"name": next_name(slot) if current.name == own else own}
-    steps: list[Step] = [
-        EngineCall("create", {**new, "body": body}, undo=EngineCall("remove", {**new, "force": True}))
-    ]
+    away = EngineCall("remove", {**new, "force": True})
+    steps: list[Step] = [EngineCall("create", {**new, "body": body}, undo=away)]
     if holds(current):
         stop = {**old, "timeout": stop_timeout}
         steps.append(EngineCall("stop", stop, undo=EngineCall("start", old)))
-    steps.append(EngineCall("start", new))
+    # It must be gone before the old one can have the port again.
+    steps.append(EngineCall("start", new, undo=away))
     if settle > 0:
         steps.append(stays_up(new["name"], settle))
-    steps.append(EngineCall("remove", old))
+    then: list[Step] = [EngineCall("remove", old)]
     if new["name"] != own:
-        steps.append(EngineCall("rename", {**new, "to": own}))
-    return tuple(steps)
+        then.append(EngineCall("rename", {**new, "to": own}))
+    return steps, then
 
 
 def leftover(slot: Slot, container: Container) -> bool:

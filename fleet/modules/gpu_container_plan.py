@@ -197,19 +197,17 @@ class SlotPlanner:
             for container in self.containers
             if container.id not in gone and container is not current and container.name == name
         ]
-        if current is None:
-            steps += [EngineCall("create", {"name": name, "body": body}), EngineCall("start", {"name": name})]
-        else:
-            steps += replacing(slot, current, body, stop_timeout=self.spec.stop_timeout, settle=self.settle)
         after = wanted_fields(self.spec, slot, self.digests[0], port)
         before = actual_fields(current, tuple(after)) if current else {}
         release = current.labels.get("fleet.release", "") if current else ""
         diff = show_diff(name, before, after, (release, release_of(self.spec, self.digests[0])))
         if current is None:
             gpu = f"GPU {slot.index}" + (f" ({slot.gpu_name})" if slot.gpu_name else "")
+            steps += [EngineCall("create", {"name": name, "body": body}), EngineCall("start", {"name": name})]
             return Change(f"start {name} on {gpu}: {self.spec.image}", diff, tuple(steps))
         what = ", ".join(changed_names(before, after)) or "settings"
-        return Change(f"replace {current.name}: other {what}", diff, tuple(steps))
+        more, then = replacing(slot, current, body, stop_timeout=self.spec.stop_timeout, settle=self.settle)
+        return Change(f"replace {current.name}: other {what}", diff, (*steps, *more), tuple(then))
 
     def _check_rolled_out(self, current: Container | None) -> None:
         """Raise where an upgrade started what runs: another image here would replace it without draining."""

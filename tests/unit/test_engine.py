@@ -101,6 +101,7 @@ class Away:
 class UndoingArgs(Args):
     log: str
     words: tuple[str, ...]
+    then: tuple[str, ...] = ()
 
 
 class Undoing:
@@ -125,7 +126,7 @@ class Undoing:
             )
             return run(f"printf '{word} ' >>'{args.log}'", run(back))
 
-        return [Change("write words", steps=tuple(map(step, args.words)))]
+        return [Change("write words", steps=tuple(map(step, args.words)), then=tuple(map(step, args.then)))]
 
 
 MODULES = {"away": Away(), "line": Line(), "fail": Fail(), "buggy": Buggy(), "undoing": Undoing()}
@@ -208,8 +209,9 @@ def test_a_later_task_plans_on_what_an_earlier_one_made(fleet):
     assert [task.status for task in fleet.run(book).hosts["a"].tasks] == ["changed", "ok"]
 
 
-def undoing(fleet, *words):
-    return f"- hosts: a\n  tasks:\n    - undoing: {{log: '{fleet.folder}/log', words: [{', '.join(map(json.dumps, words))}]}}\n"
+def undoing(fleet, *words, then=()):
+    args = {"log": f"{fleet.folder}/log", "words": words, "then": then}
+    return f"- hosts: a\n  tasks:\n    - undoing: {json.dumps(args)}\n"
 
 
 def test_what_a_failed_change_began_is_taken_back_last_step_first(fleet):
@@ -219,6 +221,12 @@ def test_what_a_failed_change_began_is_taken_back_last_step_first(fleet):
     assert error.message.endswith("; it was undone: all is as before this change")
     fleet.run(undoing(fleet, "three"))
     assert (fleet.folder / "log").read_text().endswith(" one-back three ")
+
+
+def test_what_is_left_to_do_after_the_point_of_no_return_is_not_undone(fleet):
+    error = fleet.run(undoing(fleet, "one", then=("two", "false"))).hosts["a"].tasks[0].error
+    assert (fleet.folder / "log").read_text() == "one two "
+    assert "undone" not in error.message
 
 
 def test_what_cannot_be_taken_back_is_told_and_hinders_nothing(fleet):

@@ -45,21 +45,25 @@ def create(index, spec=SPEC, place=None, digest=DIGEST):
 
 
 def replaced(index, *, old=None, spec=SPEC, digest=DIGEST, holds=True, settle=3):
-    """The steps by which a slot's container gives way to another one, which is made before that."""
+    """The steps by which a slot's container gives way to another one, which is made before that; and the end."""
     name = f"fleet-gpu-01-{index}"
     new = f"{name}.next" if old in (None, name) else name
     old = old or name
-    body = create_body(spec, slot(index), digest)
-    steps = [EngineCall("create", {"name": new, "body": body}, undo=remove(new, force=True))]
+    away = remove(new, force=True)
+    steps = [EngineCall("create", {"name": new, "body": create_body(spec, slot(index), digest)}, undo=away)]
     if holds:
         steps.append(replace(stop(old), undo=EngineCall("start", {"name": old})))
-    steps.append(EngineCall("start", {"name": new}))
+    steps.append(EngineCall("start", {"name": new}, undo=away))
     if settle:
         steps.append(stays_up(new, settle))
-    steps.append(remove(old))
+    then = [remove(old)]
     if new != name:
-        steps.append(EngineCall("rename", {"name": new, "to": name}))
-    return tuple(steps)
+        then.append(EngineCall("rename", {"name": new, "to": name}))
+    return tuple(steps), tuple(then)
+
+
+def steps_of(change):
+    return change.steps, change.then
 
 
 def start(index):
@@ -180,8 +184,8 @@ def test_a_moved_tag_replaces_one_after_the_other():
     assert first.summary == f"replace {name}: other digest"
     assert first.diff == f"{name}\n  digest       {DIGEST} -> {OTHER}"
     # A bad image costs one slot: the second is not touched until the first has stayed up.
-    assert first.steps == replaced(0, digest=OTHER)
-    assert second.steps == replaced(1, digest=OTHER)
+    assert steps_of(first) == replaced(0, digest=OTHER)
+    assert steps_of(second) == replaced(1, digest=OTHER)
 
 
 def test_what_an_upgrade_started_is_not_replaced_by_another_image_without_draining():
@@ -281,7 +285,7 @@ def test_one_that_was_never_started_is_started():
 def test_a_stopped_wrong_one_is_removed_without_a_stop():
     old = inspected(replace(SPEC, user="7"), slot(0), state="exited")
     (change,) = plan(seen=facts(old, gpus=1))
-    assert change.steps == replaced(0, holds=False)
+    assert steps_of(change) == replaced(0, holds=False)
 
 
 @pytest.mark.parametrize("state", ["created", "exited"])
@@ -290,7 +294,7 @@ def test_what_an_interrupted_replacement_left_is_removed(state):
     first, second = plan(seen=facts(inspected(replace(SPEC, user="8"), slot(0)), left, gpus=1))
     assert first.summary == "remove fleet-gpu-01-0.next: a run that was to replace fleet-gpu-01-0 ended early"
     assert first.steps == (remove("fleet-gpu-01-0.next"),)
-    assert second.steps == replaced(0)
+    assert steps_of(second) == replaced(0)
     # Where the settings were taken back there is nothing but the leftover.
     (change,) = plan(seen=facts(inspected(SPEC, slot(0)), left, gpus=1))
     assert change.steps == first.steps
@@ -310,13 +314,13 @@ def test_a_replacement_that_was_interrupted_at_its_end_is_finished():
 def test_one_that_runs_under_the_next_name_can_be_replaced_itself():
     new = inspected(replace(SPEC, user="7"), slot(0), name="fleet-gpu-01-0.next")
     (change,) = plan(seen=facts(new, gpus=1))
-    assert change.steps == replaced(0, old="fleet-gpu-01-0.next")
+    assert steps_of(change) == replaced(0, old="fleet-gpu-01-0.next")
 
 
 def test_without_a_settle_time_a_replacement_is_not_waited_for():
     old = inspected(replace(SPEC, user="7"), slot(0))
     (change,) = plan(replace_args(settle=0), seen=facts(old, gpus=1))
-    assert change.steps == replaced(0, settle=0)
+    assert steps_of(change) == replaced(0, settle=0)
 
 
 def replace_args(**changed):
@@ -362,7 +366,7 @@ def test_one_that_was_restarted_once_is_back():
 def test_a_broken_one_is_replaced_by_another_image():
     broken = inspected(replace(SPEC, user="7"), slot(0), state="restarting", exit_code=1)
     (change,) = plan(seen=facts(broken, gpus=1))
-    assert change.steps == replaced(0)
+    assert steps_of(change) == replaced(0)
 
 
 def test_one_that_ended_long_ago_gets_another_chance():
@@ -403,7 +407,8 @@ def test_a_kept_one_gives_up_its_name():
     wrong = inspected(replace(SPEC, user="8"), slot(0), name="fleet-gpu-01-0-green")
     kept = inspected(replace(SPEC, user="7"), slot(0), state="exited")
     (change,) = plan(seen=facts(wrong, kept, gpus=1))
-    assert change.steps == (remove("fleet-gpu-01-0"), *replaced(0, old="fleet-gpu-01-0-green"))
+    steps, then = replaced(0, old="fleet-gpu-01-0-green")
+    assert steps_of(change) == ((remove("fleet-gpu-01-0"), *steps), then)
 
 
 def test_gpus_that_the_driver_numbers_in_another_order_keep_their_slots():
@@ -591,7 +596,7 @@ def test_a_second_port_that_is_not_labelled_or_not_the_slots_is_not_right():
     del unlabelled["Config"]["Labels"]["fleet.port"]
     for wrong in (unlabelled, inspected(SPEC, slot(0, 7877))):
         (change,) = plan(seen=facts(wrong, inspected(SPEC, slot(1))))
-        assert change.steps == replaced(0)
+        assert steps_of(change) == replaced(0)
         assert change.summary == "replace fleet-gpu-01-0: other port"
 
 
