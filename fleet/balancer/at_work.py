@@ -35,6 +35,7 @@ class Unfinished:
     id: str
     kind: str
     image: str
+    digest: str
     by: str
     step: str
     going: bool
@@ -67,7 +68,7 @@ def parse_at_work(answer: Answer) -> AtWork:
     header, last = _object(said.get(b"header", b"")), _object(said.get(b"last", b""))
     if header is None or last is None or last.get("step") in _ENDS:
         return AtWork(lease)
-    told = {key: str(header.get(key, "")) for key in ("id", "kind", "image", "by")}
+    told = {key: str(header.get(key, "")) for key in ("id", "kind", "image", "digest", "by")}
     going = lease is not None and lease.held is not None and not is_dead(lease.held)
     return AtWork(lease, Unfinished(**told, step=str(last.get("step", "")), going=going))
 

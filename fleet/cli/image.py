@@ -202,14 +202,16 @@ def prune(
     """Remove images of the service's repository that nothing needs. Shows them and asks first.
 
     Never one that a container of the host was made from, running or kept for a rollback, whoever's it is; nor
-    the inventory's. Other repositories' images stay. What pulls left that never ended goes, too.
+    the inventory's, nor that of an upgrade that has not ended. Other repositories' images stay. What pulls
+    left that never ended goes, too.
     """
     from fleet.cli.options import agreed, open_inventory, print_json, refuse_examples, ssh_settings
-    from fleet.cli.play import standing_back
     from fleet.console.image import prune_json, show_pruned
+    from fleet.console.lb import show_warning
     from fleet.engine.connect import opener
     from fleet.errors import InputError
     from fleet.images.prune import prune as carry_out
+    from fleet.rollout.at_work import FirstLook, images_needed, refuse, waiting
 
     loaded = open_inventory(inventory)
     refuse_examples(loaded)
@@ -221,9 +223,13 @@ def prune(
         )
     named = {name: str(loaded.hosts[name].vars.get("image") or "") for name in hosts}
     open_host = opener(loaded, ssh_settings(ask_sudo, connect_timeout, ssh_config))
-    guarded = "" if check else "fleet image prune"
-    with standing_back(loaded, open_host, guarded, quiet=json) as opened, _wires(opened, hosts) as wires:
-        clear = partial(carry_out, hosts, wires, wanted, keep=keep, named=named, forks=forks)
+    with FirstLook(loaded, open_host) as first, _wires(first.open, hosts) as wires:
+        if not check:
+            refuse(first.seen, "fleet image prune")
+        if not json and (line := waiting(first.seen)):
+            show_warning(line)
+        needed = images_needed(first.seen)
+        clear = partial(carry_out, hosts, wires, wanted, keep=keep, named=named, needed=needed, forks=forks)
         done, failed = clear(check=True)
         rows = [row for found in done.values() for row in (*found.gone, *found.stay)]
         if done and not failed and not any(row.names or row.digest for row in rows):

@@ -89,16 +89,17 @@ def prune(
     keep: int,
     check: bool,
     named: Mapping[str, str],
+    needed: Sequence[str] = (),
     forks: int = 0,
 ) -> tuple[Mapping[str, Pruned], Mapping[str, FleetError]]:
     """Look at every host and remove what it can do without of `image`'s repository; with `check` only look.
 
-    `named` are the images that hosts are to have, by host: these stay, as does `image`. Each host's part by
-    its name, and the errors of those that failed.
+    `named` are the images that hosts are to have, by host, and `needed` what all of them need: these stay, as
+    does `image`. Each host's part by its name, and the errors of those that failed.
     """
 
     def one(name: str) -> Pruned:
-        mine = [named[name]] if named.get(name) else []
+        mine = [*needed, named[name]] if named.get(name) else needed
         return wires[name].do(lambda remote, runner: _host(remote, runner, image, mine, keep, check))
 
     return parted(ask_all(names, one, "pruning its images", at_once=forks))

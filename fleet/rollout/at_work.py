@@ -15,6 +15,7 @@ from fleet.balancer.holder import is_dead
 from fleet.balancer.rollouts import Claim
 from fleet.balancer.software import software
 from fleet.control.balancers import GROUP
+from fleet.docker.references import repository
 from fleet.engine.everyone import MAX_FORKS
 from fleet.engine.hostrun import LOOK_TIMEOUT, Opener
 from fleet.engine.look import look
@@ -49,6 +50,13 @@ def waiting(seen: Mapping[str, AtWork]) -> str:
         return ""
     found = next((each.unfinished for each in seen.values() if each.unfinished is not None), None)
     return _flat(f"{found.what}: {found.remedy}") if found else ""
+
+
+def images_needed(seen: Mapping[str, AtWork]) -> tuple[str, ...]:
+    """The images of rollouts that have not ended, by name and by digest: who goes on needs them."""
+    found = {each.unfinished.image: each.unfinished.digest for each in seen.values() if each.unfinished}
+    pairs = ((image, f"{repository(image)}@{digest}") for image, digest in found.items())
+    return tuple(name for pair in pairs for name in pair)
 
 
 class FirstLook:

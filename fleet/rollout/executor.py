@@ -63,14 +63,17 @@ class Rollout(WayBack):
 
     def _prepare(self) -> None:
         self._forget_what_changed()
-        if self.progress.pulled:
-            return
-        self.world.stage("before", self._variables())
-        hosts = list(dict.fromkeys(origin.host for origin in self.header.origins))
+        first = not self.progress.pulled
+        if first:
+            self.world.stage("before", self._variables())
+        # Who goes on does it, too: images may have been cleared away since.
+        done = self.progress.accepted | self.progress.admitted
+        hosts = list(dict.fromkeys(each.host for each in self.header.origins if each.slot not in done))
         self.world.bring(hosts, self._say_or_stop)
         self._each(hosts, lambda host: self.world.pull(host, self._say_or_stop))
-        self._record("pulled")
-        self.world.stage("after_pull", self._variables())
+        if first:
+            self._record("pulled")
+            self.world.stage("after_pull", self._variables())
 
     def _wave(self, number: int, slots: Sequence[str]) -> None:
         last = number == len(self.header.waves)

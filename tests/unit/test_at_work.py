@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from fleet.balancer.at_work import ROLLOUT_PROBE, AtWork, parse_at_work
 from fleet.balancer.holder import this_process
 from fleet.balancer.rollouts import ROOT, Claim, take
 from fleet.balancer.stats import Admin
 from fleet.cli.main import app
 from fleet.errors import ExitCode, UnreachableError
+from fleet.model.facts import Answer
 from fleet.model.slot import Slot
 from fleet.rollout import journal
+from fleet.rollout.at_work import images_needed
 from fleet.rollout.model import Entry, Header
 from fleet.rollout.world import LeaseError
 from fleet.ssh.remote import Result as Said
@@ -49,6 +52,15 @@ def write(root: Path, *steps: str) -> None:
     folder = root / "20261125-1"
     folder.mkdir(parents=True)
     (folder / "journal").write_bytes(b"".join(line + b"\n" for line in lines))
+
+
+def test_the_image_of_a_rollout_that_has_not_ended_is_needed(tmp_path: Path) -> None:
+    write(tmp_path, "pulled", "draining")
+    script = ROLLOUT_PROBE.script.replace(ROOT, str(tmp_path))
+    said = LocalRemote("lb-01").run(("sh", "-c", script))
+    seen = parse_at_work(Answer(said.rc, said.out))
+    assert images_needed({"lb-01": seen, "lb-02": AtWork()}) == ("app:v2", "app@sha256:1")
+    assert images_needed({"lb-02": AtWork()}) == ()
 
 
 def project(folder: Path, *balancers: str) -> None:

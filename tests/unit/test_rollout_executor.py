@@ -206,6 +206,21 @@ def test_a_green_that_dies_after_some_jobs_takes_every_slot_back(slot: str, how:
     assert set(fleet.lost_jobs) <= {"died"}
 
 
+def test_who_goes_on_has_the_hosts_pull_that_are_not_done_yet() -> None:
+    """Somebody may have cleared images away meanwhile."""
+    fleet = four()
+    fleet.begin("v2", HALF)
+    killed(fleet, Fault(step_of(four, HALF, "place b-1 green"), "kill"))
+    rollout, world = fleet.rollout()
+
+    assert rollout.run().state == "finished"
+
+    calls = [name for _, name in world.called]
+    mine = [name for name in calls if name.split()[0] in ("bring", "pull", "place")]
+    assert mine == ["bring b", "pull b", "place b-1 green"]
+    assert not {"stage before", "stage after_pull", "record pulled"} & set(calls)
+
+
 def test_a_pull_that_fails_on_one_host_touches_nothing() -> None:
     fleet = four()
 
