@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fleet.doctor.fold import Folded, fold
 from fleet.doctor.model import GROUPS, Check, Finding, Mended, Report, Result
+from fleet.doctor.rollout import note
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,6 +35,8 @@ def show_report(report: Report, console: Console | None = None) -> None:
         _say(console, Text(), _mended(mended))
     if report.findings or report.mended:
         console.print()
+    if word := note(report):
+        _say(console, Text(), Text(word, style="yellow"))
     _say(console, Text(), Text(_summary(report, folded), style=_BAD if folded else _GOOD))
 
 
@@ -80,6 +83,7 @@ def report_json(report: Report) -> dict[str, Any]:
             {"host": each.host, "check": each.check, "what": each.what, "error": each.error or None}
             for each in report.mended
         ],
+        "note": note(report) or None,
     }
 
 

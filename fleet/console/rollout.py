@@ -81,7 +81,9 @@ class RolloutView:
                 image = f"{header.image} ({short_digest(header.digest)})"
                 self._say(f"{header.kind} {header.id} to {image}, begun by {header.by}", _NAME)
             elif isinstance(event, Recorded) and text and (self._live is None or _kept(event.entry)):
-                self._say(text, _WARN if event.entry.step in ("rolling-back", "stopped") else "")
+                # That it stopped, and why, is the first line of the result.
+                if event.entry.step != "stopped":
+                    self._say(text, _WARN if event.entry.step == "rolling-back" else "")
             elif isinstance(event, Stopping) and event.to != self._stopping:
                 self._stopping = event.to
                 self._say(_STOPPING.get(event.to, event.to), _WARN)
@@ -177,7 +179,6 @@ _STEPS_KEPT = (
     "accepted",
     "rolling-back",
     "restored",
-    "stopped",
     "finished",
     "rolled-back",
 )

@@ -16,6 +16,7 @@ from fleet.doctor import (
     inside,
     packages,
     registry,
+    rollout,
     service,
     system,
 )
@@ -35,6 +36,7 @@ ALL: tuple[Check, ...] = (
     *firewall.CHECKS,
     *inside.CHECKS,
     *balancers.CHECKS,
+    *rollout.CHECKS,
 )
 
 

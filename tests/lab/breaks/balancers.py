@@ -53,12 +53,19 @@ PROGRAMS = Round(
     ),
 )  # fmt: skip
 
+_ROLLOUT = "/var/lib/fleet/rollouts/20990101-000000-0000"
+_HEADER = '{"id": "20990101-000000-0000", "kind": "upgrade", "image": "app:v2", "digest": "sha256:1", "by": "eve@desk"}'
+
 CONFIGURATIONS = Round(
     "configurations",
     (
         Break("balancers/config", "a configuration that is not fleet's", "lb-01",
               f"keep {_CONFIG}; sed -i '/FLEET_CONFIG/d' {_CONFIG}; systemctl restart haproxy", _BACK,
               "fleet lb diff"),
+        Break("balancers/rollout", "an upgrade has not ended, and nobody goes on with it", "lb-01",
+              f"mkdir -p {_ROLLOUT}; printf '%s\\n' '{_HEADER}' '{{\"step\": \"draining\"}}' >{_ROLLOUT}/journal",
+              f"rm -rf {_ROLLOUT}", "fleet upgrade --resume",
+              stand_in="a journal of two lines in place of a controller that was killed"),
         Break("balancers/config", "it does not know every slot", "lb-02",
               f"keep {_CONFIG}; sed -i 's/gpu-02-1\\b/gpu-02-9/g' {_CONFIG}; systemctl reload haproxy; sleep 0.3",
               _BACK, "fleet lb push"),
