@@ -74,6 +74,10 @@ class TaskError(FleetError):
     """A task could not be planned, applied or verified on a host (exit code 1)."""
 
 
+class InternalError(TaskError):
+    """A mistake of fleet's own (exit code 1)."""
+
+
 class HeldBackError(TaskError):
     """Nothing was done on a host, since another one had failed before; that one's exit code stands."""
 

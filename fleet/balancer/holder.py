@@ -40,7 +40,7 @@ def machine() -> str:
 
 def is_dead(claim: Claim) -> bool:
     """True where the lease's process ran on this machine, and is known to run no more."""
-    return _is_here(claim) and _started(claim.pid) != claim.started
+    return _is_here(claim) and _started(claim.pid) not in (claim.started, _UNTOLD)
 
 
 def is_alive(claim: Claim) -> bool:
@@ -52,10 +52,22 @@ def _is_here(claim: Claim) -> bool:
     return bool(claim.machine) and (claim.machine, claim.host) == (machine(), socket.gethostname())
 
 
+_UNTOLD = -1
+
+
 def _started(pid: int) -> int | None:
-    """When a process started, as the kernel counts; None where there is none, or only what is left of it."""
+    """When a process started, as the kernel counts; None where there is none, or only what is left of it.
+
+    `_UNTOLD` for one of another user that a /proc mounted with `hidepid` hides (proc(5)).
+    """
     try:
         words = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
-        return None
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        except OSError:
+            pass
+        return _UNTOLD
     return None if words[0] in (b"Z", b"X") else int(words[19])

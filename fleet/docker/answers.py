@@ -18,7 +18,8 @@ from fleet.model.facts import Answer
 class Engine:
     """A Docker Engine that answers.
 
-    `cdi` is true where it takes CDI device requests; `time` is the host's clock when it was asked.
+    `cdi` is true where it takes CDI device requests; `time` is the host's clock when it was asked. `lacks`
+    are limits, by their arguments' names, that its kernel has no means for (`docker info` warns of them).
     """
 
     version: str
@@ -33,6 +34,7 @@ class Engine:
     cdi: bool = False
     live_restore: bool = False
     time: datetime | None = None
+    lacks: frozenset[str] = frozenset()
 
     @property
     def major(self) -> int:
@@ -128,6 +130,11 @@ def parse_engine(answer: Answer) -> Engine | None:
         cdi=bool(info.cdi_spec_dirs),
         live_restore=info.live_restore_enabled,
         time=_time(info.system_time),
+        lacks=frozenset(
+            name
+            for name, there in (("pids_limit", info.pids_limit), ("memory", info.memory_limit))
+            if not there
+        ),
     )
 
 
@@ -137,9 +144,14 @@ def parse_images(answer: Answer) -> tuple[Image, ...] | None:
     if images is None:
         return None
     return tuple(
-        Image(each.id, tuple(each.repo_tags or ()), tuple(each.repo_digests or ()), each.size, each.created)
+        Image(each.id, _names(each.repo_tags), _names(each.repo_digests), each.size, each.created)
         for each in images
     )
+
+
+def _names(names: list[str] | None) -> tuple[str, ...]:
+    """Engines before 24 write `<none>:<none>` where an image has none."""
+    return tuple(name for name in names or () if not name.startswith("<none>"))
 
 
 def parse_image_user(answer: Answer) -> str | None:

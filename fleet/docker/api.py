@@ -29,6 +29,8 @@ class Info(Raw):
     cdi_spec_dirs: list[str] | None = msgspec.field(name="CDISpecDirs", default=None)
     live_restore_enabled: bool = False
     system_time: str = ""
+    pids_limit: bool = True
+    memory_limit: bool = True
 
 
 class Image(Raw):

@@ -56,6 +56,10 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
         "name a user that the image knows, or a uid:gid such as 1000:1000",
     ),
     (
+        r"invalid tmpfs|tmpfs mount|invalid tmpfs option",
+        "mend tmpfs: a folder and mount options, such as /cache:exec,size=4g",
+    ),
+    (
         r"toomanyrequests|rate limit",
         "the registry limits anonymous pulls: give it a login, or use a mirror",
     ),

@@ -22,4 +22,4 @@ exit 1
 def stays_up(name: str, seconds: float) -> Run:
     """A step that waits and fails, with the end of its log, where the container has ended meanwhile."""
     argv = ("sh", "-c", _SCRIPT, "stays-up", name, f"{seconds:g}")
-    return Run(argv, timeout=seconds + 90, title=f"see whether {name} stays up")
+    return Run(argv, timeout=seconds + 90, title=f"{name}, which has to stay up for {seconds:g} s,")

@@ -171,7 +171,8 @@ def check_reach(patient: Patient) -> Verdict:
     tried = [row for row in rows if len(row) >= 5 and row[0] == "reach" and row[4].isdigit()]
     if not tried:
         return skipped("no slot is in its configuration")
-    troubles = [trouble for row in tried if (trouble := _unreached(row, patient.host)) is not None]
+    # They were tried side by side, and told as they ended.
+    troubles = [trouble for row in sorted(tried) if (trouble := _unreached(row, patient.host)) is not None]
     return judged(f"{len(tried)} slots", troubles)
 
 
@@ -191,7 +192,7 @@ def _unreached(row: list[str], balancer: Host) -> Trouble | None:
     if "refused" in said.lower():
         return Trouble(
             "nothing listens on a slot's port",
-            f"`fleet doctor --limit {host}`: does its container run? `docker logs fleet-{slot}` there",
+            f"does its container run (`fleet status`)? Its log: `docker logs fleet-{slot}` on {host}",
             f"from {balancer.name} to {address}:{port}: {said}",
             slot,
         )

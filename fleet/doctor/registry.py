@@ -21,6 +21,7 @@ from fleet.model.secret import Secret
 from fleet.modules.base import Context
 from fleet.modules.docker_image import DockerImageArgs, login_of
 
+_HUB = "docker.io"
 _MANIFEST = b"\nmanifest\n"
 _PROVISION = "`fleet provision --limit {host}`"
 
@@ -31,7 +32,7 @@ command -v curl >/dev/null || exit 127
 ask() {{ curl $how -sS --connect-timeout 5 --max-time 20 "$@" 2>"$d/err"; }}
 tell() {{ printf '%s=%s\\n%s_code=%s\\n%s_said=%s\\n' "$1" "$2" "$1" "$3" "$1" "$(tr '\\n' ' ' <"$d/err")"; }}
 address=${{root#*://}}; address=${{address%%/*}}; address=${{address%:*}}
-case $address in *[!0-9.]*) getent ahosts "$address" >/dev/null || echo 'dns=no' ;; esac
+case $address in *[!0-9.]*) timeout 10 getent ahosts "$address" >/dev/null || echo 'dns=no' ;; esac
 code=$(ask -D "$d/head" -o "$d/body" -w '%{{http_code}}' "$root"); rc=$?
 tell registry $rc "$code"
 [ $rc -eq 0 ] || exit 0
@@ -93,12 +94,15 @@ class Seen:
 def probes(host: Host, *, missing: bool = False) -> tuple[Probe, ...]:
     """The question for the host's image; none for a host without one.
 
-    `missing` asks the registry only where the host's engine has not the image.
+    `missing` asks the registry only where the host's engine has not the image, and not one that counts each
+    question as a pull (Docker Hub, from who does not log in).
     """
     source = source_for(host)
     if source is None:
         return ()
     login = _login(host)
+    if missing and source.registry == _HUB and login is None:
+        return ()
     values = {
         "registry": source.registry,
         "root": source.root,

@@ -21,13 +21,16 @@ from fleet.engine.results import (
 )
 from fleet.engine.runner import Runner
 from fleet.engine.undo import taken_back
-from fleet.errors import FleetError, TaskError, UnreachableError
+from fleet.errors import FleetError, InternalError, TaskError, UnreachableError
 from fleet.model.facts import Facts, Probe
 from fleet.model.steps import Change, Operation, Step
 from fleet.ssh.remote import Remote
 
 LOOK_TIMEOUT = 120.0
 """Seconds for one look: above nvidia-smi without persistence mode on an eight-GPU host (tens of seconds)."""
+
+_TOLD = 4
+"""So many changes are named in the error of a later one."""
 
 Opener = Callable[[str], tuple[Remote, Runner]]
 
@@ -199,23 +202,32 @@ class HostRun:
                 or "what this depends on was not there when the task came; run the tasks before it",
             )
         self._set.listen(TaskStarted(self._host, bound.name))
-        for change in changes:
-            self._set.listen(TaskProgress(self._host, bound.name, change.summary))
-            with taken_back(lambda: self._runner) as begun:
-                for step in change.steps:
-                    begun.append(step)
-                    self._execute(step, bound.name)
-            for step in change.then:
-                self._execute(step, bound.name)
-        self._look([bound, *self._pending])
-        if not getattr(bound.module, "verifies", True):
-            return
-        left = self._plan(bound, fleet)
+        done: list[str] = []
+        try:
+            for change in changes:
+                self._carry_out(change, bound.name)
+                done.append(change.summary)
+            self._look([bound, *self._pending])
+            left = self._plan(bound, fleet) if getattr(bound.module, "verifies", True) else ()
+        except FleetError as error:
+            if done:
+                more = f" and {len(done) - _TOLD} more" if len(done) > _TOLD else ""
+                error.message += f"; done before that: {', '.join(done[:_TOLD])}{more}"
+            raise
         if left:
             raise TaskError(
                 f"did not take: still to do after the change: {'; '.join(c.summary for c in left)}",
                 output="\n".join(c.diff for c in left if c.diff),
             )
+
+    def _carry_out(self, change: Change, task: str) -> None:
+        self._set.listen(TaskProgress(self._host, task, change.summary))
+        with taken_back(lambda: self._runner) as begun:
+            for step in change.steps:
+                begun.append(step)
+                self._execute(step, task)
+        for step in change.then:
+            self._execute(step, task)
 
     def _execute(self, step: Step, task: str) -> None:
         assert self._runner is not None
@@ -267,12 +279,12 @@ class HostRun:
         self._set.listen(HostEvent(self._host, state, error))
 
 
-def internal(what: str, error: Exception) -> TaskError:
+def internal(what: str, error: Exception) -> InternalError:
     """A mistake of fleet's own, told as such, with where it happened."""
     import traceback
 
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return TaskError(
+    return InternalError(
         f"internal error while {what}: {type(error).__name__}: {error}",
         output=f"at {frame.filename.rpartition('/')[2]}:{frame.lineno} in {frame.name}",
         remedy="this is a bug in fleet: please report it with this text; FLEET_DEBUG=1 shows more",

@@ -52,8 +52,9 @@ def argument_error(
 ) -> ArgumentError:
     """The error for what msgspec says of a task's arguments; `before` begins its message."""
     words, remedy = _explained(problem, args)
-    said = re.search(r"`(\w+)", words)
-    name = said[1] if said else ""
+    # What a module says itself begins with the argument's name.
+    said = re.search(r"`(\w+)", words) or re.match(r"(\w+)", words)
+    name = said[1] if said and said[1] in get_type_hints(args) else ""
     template = task.args if isinstance(task.args, str) else str(task.args.get(name, ""))
     return ArgumentError(
         f"{before}{words}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from fleet.engine.runner import Runner
@@ -14,29 +14,38 @@ from fleet.model.steps import EngineCall, Run, Step
 def taken_back(runner: Callable[[], Runner | None]) -> Iterator[list[Step]]:
     """Gives a list for the steps that were begun; where the body fails they are undone, the last one first.
 
-    The failed one is among them: it may have been done in part. The error says whether that succeeded. A
-    host that cannot be reached has nothing taken back.
+    The failed one is among them: it may have been done in part. The error says what came of it. A host that
+    cannot be reached has nothing undone.
     """
     begun: list[Step] = []
     try:
         yield begun
     except UnreachableError:
         raise
-    except FleetError as error:
+    except Exception as error:
         steps = (step for step in reversed(begun) if isinstance(step, Run | EngineCall))
         if ways := [step.undo for step in steps if step.undo]:
-            error.message += f"; {_undo(ways, runner())}"
+            said = _undo(ways, runner())
+            if isinstance(error, FleetError):
+                error.message += f"; {said}"
         raise
 
 
-def _undo(ways: list[Run | EngineCall], runner: Runner | None) -> str:
+def _undo(ways: Sequence[Run | EngineCall], runner: Runner | None) -> str:
+    """Go these ways back, each whatever becomes of the others, and say what came of it."""
+    if runner is None:
+        return "nothing was undone: the connection is closed"
     problems = []
     for way in ways:
         try:
-            if runner is not None:
-                runner.execute(way, lambda *_: None)
+            runner.execute(way, lambda *_: None)
         except FleetError as error:
             problems.append(f"{error.message} {error.output.strip()}".strip())
-    if not problems:
-        return "it was undone: all is as before this change"
-    return f"undoing it failed as well: {', '.join(problems)}"
+        except Exception as bug:
+            problems.append(repr(bug))
+    if problems:
+        return f"undoing it failed as well: {', '.join(problems)}"
+    again = [
+        str(way.arguments["name"]) for way in ways if isinstance(way, EngineCall) and way.operation == "start"
+    ]
+    return f"{' and '.join(again)} runs again as before" if again else "it was undone"

@@ -85,6 +85,16 @@ def container_name(slot: Slot) -> str:
     return f"fleet-{slot.name}"
 
 
+def next_name(slot: Slot) -> str:
+    """The name of a container that is about to have the slot's own."""
+    return f"{container_name(slot)}.next"
+
+
+def kept_name(slot: Slot, release: str) -> str:
+    """The name of a container of the slot that does not serve, such as one kept for a rollback."""
+    return f"{container_name(slot)}.{release[:8]}"
+
+
 def labels_for(spec: ContainerSpec, slot: Slot, digest: str, port: int | None = None) -> dict[str, str]:
     """The labels by which the slot's container is known again; `port` as in `create_body`."""
     labels = {

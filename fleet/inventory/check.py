@@ -20,11 +20,16 @@ from fleet.inventory.known import (
 )
 from fleet.inventory.names import misspelt, suggest
 
-_BOOLEAN_WORDS = ("yes", "no", "true", "false", "on", "off", "1", "0", "y", "n", "t", "f")
+_YES = ("yes", "true", "on", "1", "y", "t")
+_BOOLEAN_WORDS = (*_YES, "no", "false", "off", "0", "n", "f")
 
 
-def check_variable(document: Document, name: str, key_node: Any, node: Any, value: Any) -> None:
-    """Note what is wrong with a variable's name or value in the document's problems."""
+def check_variable(document: Document, name: str, key_node: Any, node: Any, value: Any) -> Any:
+    """Note what is wrong with a variable's name or value in the document's problems; return what it means.
+
+    That is the value itself, but true or false for a word that says so (`"no"`, in quotes, or in a file whose
+    values are all texts): to a condition any text would be true.
+    """
     variable = FLEET_VARIABLES.get(name) or CONNECTION_VARIABLES.get(name)
     if variable is None:
         wrong = _wrong_name(name)
@@ -32,6 +37,9 @@ def check_variable(document: Document, name: str, key_node: Any, node: Any, valu
             document.problem(key_node, *wrong)
     elif not is_template(value):
         _check_value(document, variable, node, value)
+        if variable.kind is Kind.BOOLEAN and name in FLEET_VARIABLES and isinstance(value, int | str):
+            return value if isinstance(value, bool) else str(value).lower() in _YES
+    return value
 
 
 def is_template(value: Any) -> bool:

@@ -30,8 +30,7 @@ def extra_variables(pairs: Iterable[str]) -> dict[str, Any]:
             continue
         for entry in document.entries(document.root, "a variable"):
             value = document.value(entry.value_node)
-            check_variable(document, entry.key, entry.key_node, entry.value_node, value)
-            values[entry.key] = value
+            values[entry.key] = check_variable(document, entry.key, entry.key_node, entry.value_node, value)
     problems.check()
     return values
 

@@ -28,7 +28,7 @@ def read_variables(document: Document, node: Any, into: Scope) -> Iterator[tuple
     """Check and set every variable of a mapping; gives (name, value node, value) of each."""
     for entry in document.entries(node, "a variable's name"):
         value = document.value(entry.value_node)
-        check_variable(document, entry.key, entry.key_node, entry.value_node, value)
+        value = check_variable(document, entry.key, entry.key_node, entry.value_node, value)
         into.set(entry.key, value, document.place(entry.key_node))
         yield entry.key, entry.value_node, value
 

@@ -1,17 +1,19 @@
 """A slot's container gives way to another one: the steps, and what a run that ended among them left.
 
-The new one is made first, under the slot's next name, and starts before the old one is removed. What the
-engine refuses to make costs the slot nothing; where the new one does not stay up, the old one runs again.
+The new one is made under the slot's next name, before the old one stops, and has the slot's own name only
+once it stayed up. What the engine refuses to make costs the slot nothing; where the new one does not stay up,
+the old one runs again (docs/decisions/0017-made-before-the-old-one-stops.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fleet.docker.answers import Container
 from fleet.docker.staying import stays_up
-from fleet.gpu.container import container_name
+from fleet.gpu.container import container_name, kept_name, next_name
 from fleet.model.slot import Slot
 from fleet.model.steps import Change, EngineCall, Step
 
@@ -23,11 +25,6 @@ def holds(container: Container) -> bool:
     return container.state in _HOLDS
 
 
-def next_name(slot: Slot) -> str:
-    """The name of a container that is about to have the slot's own."""
-    return f"{container_name(slot)}.next"
-
-
 def removal(container: Container, stop_timeout: int) -> tuple[Step, ...]:
     """The steps after which the container is gone; it is given `stop_timeout` seconds to end."""
     name = {"name": container.name}
@@ -37,41 +34,65 @@ def removal(container: Container, stop_timeout: int) -> tuple[Step, ...]:
     return EngineCall("stop", {**name, "timeout": stop_timeout}), remove
 
 
-def replacing(
-    slot: Slot, current: Container, body: Mapping[str, Any], *, stop_timeout: int, settle: float
-) -> tuple[list[Step], list[Step]]:
-    """The steps until the container of `body` runs in place of `current`, and those after which it is alone.
+@dataclass(frozen=True)
+class Replacing:
+    """How one slot changes containers.
 
-    The first can be undone. With them it must have stayed up for `settle` seconds; 0 does not wait. With the
-    others it has the slot's name.
+    `containers` are all that are there. The old one is given `stop_timeout` seconds to end; the new one must
+    stay up for `settle` seconds, 0 does not wait.
     """
-    old, own = {"name": current.name}, container_name(slot)
-    new = {"name": next_name(slot) if current.name == own else own}
-    away = EngineCall("remove", {**new, "force": True})
-    steps: list[Step] = [EngineCall("create", {**new, "body": body}, undo=away)]
-    if holds(current):
-        stop = {**old, "timeout": stop_timeout}
-        steps.append(EngineCall("stop", stop, undo=EngineCall("start", old)))
-    # It must be gone before the old one can have the port again.
-    steps.append(EngineCall("start", new, undo=away))
-    if settle > 0:
-        steps.append(stays_up(new["name"], settle))
-    then: list[Step] = [EngineCall("remove", old)]
-    if new["name"] != own:
-        then.append(EngineCall("rename", {**new, "to": own}))
-    return steps, then
 
+    slot: Slot
+    containers: Sequence[Container]
+    stop_timeout: int
+    settle: float
 
-def leftover(slot: Slot, container: Container) -> bool:
-    """True for the container of an interrupted replacement that does not run."""
-    return container.name == next_name(slot) and not holds(container)
+    def steps(self, current: Container, body: Mapping[str, Any]) -> tuple[list[Step], list[Step]]:
+        """From `current` to the container of `body`: what can be undone, and the end, which cannot."""
+        create = EngineCall("create", {"name": next_name(self.slot), "body": body})
+        stop = self._stop(current)
+        # What runs goes on until the engine has taken the new one; what does not is the way back as well.
+        begin: list[Step] = [create, stop] if holds(current) else [stop, create]
+        return [*begin, *self._start()], [
+            EngineCall("remove", {"name": current.name, "force": True}),
+            *(self._aside(other) for other in self._own() if other is not current),
+            *self._named(),
+        ]
 
+    def finishing(self, found: Container, others: Iterable[Container]) -> Change:
+        """The end of a replacement that was interrupted while `found` had the next name.
 
-def finishing(slot: Slot, current: Container, others: Iterable[Container]) -> Iterable[Change]:
-    """The end of a replacement that was interrupted after its container had started."""
-    if current.name != next_name(slot):
-        return
-    own = container_name(slot)
-    gone = tuple(EngineCall("remove", {"name": other.name}) for other in others if other.name == own)
-    rename = EngineCall("rename", {"name": current.name, "to": own})
-    yield Change(f"rename {current.name} to {own}, which it replaced", steps=(*gone, rename))
+        Where one of the slot's `others` is there yet, `found` has to stay up first, and that one runs again
+        where it does not.
+        """
+        own = container_name(self.slot)
+        summary = f"rename {found.name} to {own}, which it replaces"
+        before = sorted(others, key=lambda c: (c.name == own, c.finished.timestamp() if c.finished else 0.0))
+        if not before:
+            return Change(summary, steps=tuple(self._named()))
+        gone = [EngineCall("remove", {"name": own, "force": True})] if before[-1].name == own else []
+        return Change(summary, steps=(self._stop(before[-1]), *self._start()), then=(*gone, *self._named()))
+
+    def _stop(self, old: Container) -> Step:
+        name = {"name": old.name}
+        return EngineCall("stop", {**name, "timeout": self.stop_timeout}, undo=EngineCall("start", name))
+
+    def _start(self) -> Iterable[Step]:
+        name = next_name(self.slot)
+        # It must be gone before the old one can have the port again.
+        yield EngineCall("start", {"name": name}, undo=EngineCall("remove", {"name": name, "force": True}))
+        if self.settle > 0:
+            yield stays_up(name, self.settle)
+
+    def _named(self) -> Iterable[Step]:
+        yield EngineCall("rename", {"name": next_name(self.slot), "to": container_name(self.slot)})
+
+    def _own(self) -> Iterable[Container]:
+        return (each for each in self.containers if each.name == container_name(self.slot))
+
+    def _aside(self, other: Container) -> Step:
+        """One that bears the slot's name and does not serve: a rollback may want it."""
+        name = kept_name(self.slot, other.labels.get("fleet.release", ""))
+        if any(each.name == name for each in self.containers):
+            return EngineCall("remove", {"name": other.name, "force": True})
+        return EngineCall("rename", {"name": other.name, "to": name})

@@ -87,8 +87,12 @@ def actual_fields(container: Container, names: tuple[str, ...]) -> dict[str, str
 def show_diff(name: str, before: dict[str, str], after: dict[str, str], release: tuple[str, str]) -> str:
     """One line a field that differs, before -> after; values of secrets are never shown."""
     lines = [f"{key:<12} {line}" for key, line in _differences(before, after)]
-    if before and not lines:  # a setting was taken back to its default
-        lines = [f"{'release':<12} {release[0] or _NONE} -> {release[1]}"]
+    if before and not lines:
+        # A container tells its value either way, and nobody asked the image for its own.
+        lines = [
+            f"{'release':<12} {release[0] or _NONE} -> {release[1]}: a setting (shm_size, user, command) is "
+            "left to its default now, or is written out and was that already"
+        ]
     return "\n".join((name, *(f"  {line}" for line in lines)))
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeGuard
 
 from fleet.docker.answers import Container
 from fleet.docker.boot import lost
-from fleet.gpu.container import ContainerSpec, container_name, create_body, release_of
+from fleet.gpu.container import ContainerSpec, container_name, create_body, next_name, release_of
 from fleet.gpu.probe import GpuProcess
 from fleet.gpu.slots import ports_of
 from fleet.model.slot import Slot
 from fleet.model.steps import Change, EngineCall, Run, Step
-from fleet.modules._replacing import finishing, holds, leftover, removal, replacing
+from fleet.modules._replacing import Replacing, holds, removal
 from fleet.modules.base import Context
 from fleet.modules.gpu_container_diff import (
     NOT_APPLIED,
@@ -68,23 +68,39 @@ class SlotPlanner:
         gone = dict(self._in_the_way())
         for container, why in gone.values():
             yield Change(f"remove {container.name}: {why}", steps=removal(container, self.spec.stop_timeout))
+        left = tuple(container for container in self.containers if container.id not in gone)
         for slot in self.slots:
-            current = self._current(slot)
-            if current is not None and current.id in gone:
-                current = None
-            if current is not None and self._fits(current, slot):
-                yield from finishing(slot, current, (each for each in self._ours if each.id not in gone))
-                yield from self._kept_alive(current)
-            else:
-                yield self._placed(slot, current, gone)
+            yield from self._settled(slot, self._current(slot, left), left)
+
+    def _settled(
+        self, slot: Slot, current: Container | None, left: tuple[Container, ...]
+    ) -> Iterator[Change]:
+        """One slot's changes; `left` are the containers that are not in the way."""
+        if current is not None and current.name == next_name(slot) and current.state != "paused":
+            self._check_name(slot)
+            others = [each for each in left if each.slot == slot.name and each is not current]
+            yield self._replacing(slot, left).finishing(current, others)
+            if others and self._fits(current, slot):
+                return
+            own = container_name(slot)
+            left = tuple(each for each in left if each is not current and each.name != own)
+            current = replace(current, name=own)
+            left += (current,)
+        if current is not None and self._fits(current, slot):
+            yield from self._kept_alive(current)
+        else:
+            yield self._placed(slot, current, left)
+
+    def _replacing(self, slot: Slot, containers: tuple[Container, ...]) -> Replacing:
+        return Replacing(slot, containers, self.spec.stop_timeout, self.settle)
 
     @property
     def _ours(self) -> tuple[Container, ...]:
         return tuple(container for container in self.containers if container.slot is not None)
 
-    def _current(self, slot: Slot) -> Container | None:
+    def _current(self, slot: Slot, containers: Iterable[Container]) -> Container | None:
         """The slot's container: rather one that is right and runs than one that bears the name."""
-        mine = [container for container in self._ours if container.slot == slot.name]
+        mine = [container for container in containers if container.slot == slot.name]
         if not mine:
             return None
         return max(
@@ -118,15 +134,26 @@ class SlotPlanner:
             if slot is None:
                 yield container.id, (container, f"no GPU is slot {container.slot}")
                 continue
-            if leftover(slot, container):
-                own = container_name(slot)
-                yield container.id, (container, f"a run that was to replace {own} ended early")
-            if not holds(container):
+            current = self._current(slot, self._ours)
+            if self._given_up(container, slot, current):
+                why = f"a run that was to replace {container_name(slot)} ended early"
+                yield container.id, (container, why)
+            elif not holds(container):
                 continue
-            if container is not self._current(slot):
+            elif container is not current:
                 yield container.id, (container, f"a second container of slot {slot.name}")
             elif other := self._taken_from(container, slot):
                 yield container.id, (container, f"it holds what slot {other.name} needs")
+
+    def _given_up(self, container: Container, slot: Slot, current: Container | None) -> bool:
+        """True for what was to be the slot's next container and never proved itself, beside others of it."""
+        others = [each for each in self._ours if each.slot == slot.name and each is not container]
+        if container.name != next_name(slot) or not others:
+            return False
+        if container is not current or not holds(container):
+            return True
+        well = container.running and container.state != "restarting" and not container.restarts
+        return not well and not self._fits(container, slot)
 
     def _taken_from(self, container: Container, slot: Slot) -> Slot | None:
         """The other slot whose GPU or port the container holds (the GPUs or ports were renumbered)."""
@@ -182,9 +209,7 @@ class SlotPlanner:
             f"`docker logs {container.name}` on {self.ctx.host.name}",
         )
 
-    def _placed(
-        self, slot: Slot, current: Container | None, gone: dict[str, tuple[Container, str]]
-    ) -> Change:
+    def _placed(self, slot: Slot, current: Container | None, left: tuple[Container, ...]) -> Change:
         """The slot's container is created, in place of the present one."""
         self._check_rolled_out(current)
         # A replacement is where the balancers know the one before it to be.
@@ -192,22 +217,17 @@ class SlotPlanner:
         self._check_free(slot, port)
         name = container_name(slot)
         body = create_body(self.spec, slot, self.digests[0], port)
-        steps: list[Step] = [
-            EngineCall("remove", {"name": name})
-            for container in self.containers
-            if container.id not in gone and container is not current and container.name == name
-        ]
         after = wanted_fields(self.spec, slot, self.digests[0], port)
         before = actual_fields(current, tuple(after)) if current else {}
         release = current.labels.get("fleet.release", "") if current else ""
         diff = show_diff(name, before, after, (release, release_of(self.spec, self.digests[0])))
         if current is None:
             gpu = f"GPU {slot.index}" + (f" ({slot.gpu_name})" if slot.gpu_name else "")
-            steps += [EngineCall("create", {"name": name, "body": body}), EngineCall("start", {"name": name})]
-            return Change(f"start {name} on {gpu}: {self.spec.image}", diff, tuple(steps))
+            steps = EngineCall("create", {"name": name, "body": body}), EngineCall("start", {"name": name})
+            return Change(f"start {name} on {gpu}: {self.spec.image}", diff, steps)
         what = ", ".join(changed_names(before, after)) or "settings"
-        more, then = replacing(slot, current, body, stop_timeout=self.spec.stop_timeout, settle=self.settle)
-        return Change(f"replace {current.name}: other {what}", diff, (*steps, *more), tuple(then))
+        begin, then = self._replacing(slot, left).steps(current, body)
+        return Change(f"replace {current.name}: other {what}", diff, tuple(begin), tuple(then))
 
     def _check_rolled_out(self, current: Container | None) -> None:
         """Raise where an upgrade started what runs: another image here would replace it without draining."""
@@ -226,15 +246,11 @@ class SlotPlanner:
 
     def _check_free(self, slot: Slot, number: int) -> None:
         """Raise where something that is not ours holds the slot's name, this port or the GPU."""
+        self._check_name(slot)
         port = wanted_port(self.spec, slot, number)
         for other in self.containers:
             if other.slot is not None:
                 continue
-            if other.name == container_name(slot):
-                raise self.ctx.fail(
-                    f"a container named {other.name} exists that fleet did not create ({other.image})",
-                    remedy=f"rename or remove it: `docker rename {other.name} NEW_NAME`",
-                )
             for taken in other.ports:
                 same_address = not taken.host_ip or not port.host_ip or taken.host_ip == port.host_ip
                 if holds(other) and taken.host_port == port.host_port and same_address:
@@ -245,6 +261,14 @@ class SlotPlanner:
                     )
         if not self.share_gpu:
             self._check_gpu_free(slot)
+
+    def _check_name(self, slot: Slot) -> None:
+        for other in self.containers:
+            if other.slot is None and other.name in (container_name(slot), next_name(slot)):
+                raise self.ctx.fail(
+                    f"a container named {other.name} exists that fleet did not create ({other.image})",
+                    remedy=f"rename or remove it: `docker rename {other.name} NEW_NAME`",
+                )
 
     def _check_gpu_free(self, slot: Slot) -> None:
         # "all" is what monitoring asks for: it sees the GPU but does not load it.

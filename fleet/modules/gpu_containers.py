@@ -8,7 +8,6 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from fleet.docker.answers import Engine
 from fleet.docker.probe import (
     CONTAINERS_PROBE,
     ENGINE_PROBE,
@@ -21,7 +20,7 @@ from fleet.docker.probe import (
 )
 from fleet.docker.profile import profile_probe
 from fleet.docker.references import digests_of, find_image
-from fleet.gpu.container import ContainerSpec, capabilities
+from fleet.gpu.container import ContainerSpec
 from fleet.gpu.probe import (
     GPU_PROBE,
     GPU_PROCESSES_PROBE,
@@ -35,12 +34,12 @@ from fleet.model.slot import Gpu, Slot
 from fleet.model.steps import Change
 from fleet.modules._boot_unit import BOOT_UNIT_PROBE, boot_unit
 from fleet.modules._container_safety import ROOT_REMEDY, check_safety, root_problem
+from fleet.modules._container_spec import container_spec, gpu_driver
 from fleet.modules._driver_awaited import once_the_driver_works
 from fleet.modules.base import Args, Context
 from fleet.modules.gpu_container_plan import SlotPlanner
 
 _LOG_SIZE = re.compile(r"\d+[kmg]?", re.IGNORECASE)
-_CDI_SINCE = 25
 
 
 class GpuContainersArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -89,6 +88,9 @@ class GpuContainersArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=T
             pids_limit=self.pids_limit,
             memory=parse_size(self.memory) if self.memory is not None else None,
         )
+        for key in self.env:
+            if not key or "=" in key or any(c.isspace() or not c.isprintable() for c in key):
+                raise ValueError(f"env has {key!r}, which cannot be a variable's name")
         if not _LOG_SIZE.fullmatch(self.log_max_size):
             raise ValueError(f"log_max_size is {self.log_max_size!r}; write it like 50m")
         if self.log_max_file < 1:
@@ -117,7 +119,8 @@ class GpuContainers:
 
     A container that already runs the same image bytes with the same settings is left alone; another is
     replaced, one GPU after the other. The new one is made before the old one stops; where the engine does not
-    take it, or it does not stay up for `settle` seconds, the old one runs again. What runs for a GPU that is
+    take it, or it does not stay up for `settle` seconds, the old one runs again. Jobs in flight are cut: on a
+    fleet that serves, `fleet upgrade` with the image that runs drains first. What runs for a GPU that is
     gone, or beside the right container, is removed. Slot `HOST-INDEX` publishes the port `slot_port_base` (an
     inventory variable, 7860) plus the GPU's index. Both stay with the GPU's UUID as long as its container is
     there, also where the driver numbers GPUs in another order after a boot.
@@ -196,13 +199,12 @@ class GpuContainers:
         _check_gpus(args, slots, gpus, ctx)
         if engine is None or images is None or containers is None:
             return [_deferred(args, slots, "once the Docker Engine runs")]
-        driver = gpu_driver(args, engine, ctx)
-        if driver == "cdi" and not engine.cdi:
+        if gpu_driver(args, engine, ctx) == "cdi" and not engine.cdi:
             return [_deferred(args, slots, "once the Docker Engine has CDI")]
         image = find_image(images, args.image)
         if image is None:
             return [_deferred(args, slots, "once it is pulled")]
-        spec = container_spec(args, driver)
+        spec = container_spec(args, engine, ctx)
         if args.non_root:
             self._check_user(spec, facts, ctx)
         planner = SlotPlanner(
@@ -251,47 +253,6 @@ def _check_gpus(
                 f"{args.image} needs {show_mib(needed)} (memory_min)",
                 remedy="use a quantised image with a lower memory_min, or take the host out of the group",
             )
-
-
-def gpu_driver(args: GpuContainersArgs, engine: Engine, ctx: Context) -> str:
-    """How containers get their GPU there: "cdi" or "nvidia". Raises TaskError where the engine has it not."""
-    if args.gpu_driver == "cdi" and engine.major < _CDI_SINCE:
-        raise ctx.fail(
-            f"Docker Engine {engine.version} has no CDI (it came with {_CDI_SINCE})",
-            remedy="upgrade the engine, or set gpu_driver: nvidia",
-        )
-    if args.gpu_driver != "auto":
-        return args.gpu_driver
-    return "nvidia" if not engine.cdi and "nvidia" in engine.runtimes else "cdi"
-
-
-def container_spec(args: GpuContainersArgs, driver: str) -> ContainerSpec:
-    """What the host's slots run; `driver` is `gpu_driver`'s."""
-    return ContainerSpec(
-        image=args.image,
-        container_port=args.container_port,
-        bind=args.bind,
-        command=args.command,
-        env={key: str(value) for key, value in args.env.items()},
-        volumes=args.volumes,
-        tmpfs=args.tmpfs,
-        restart=args.restart,
-        init=args.init,
-        stop_timeout=args.stop_timeout,
-        shm_size=parse_size(args.shm_size) if args.shm_size else None,
-        log_max_size=args.log_max_size,
-        log_max_file=args.log_max_file,
-        user=str(args.user),
-        read_only=args.read_only,
-        network=args.network,
-        gpu_driver=driver,
-        cap_drop=capabilities(args.cap_drop),
-        cap_add=capabilities(args.cap_add),
-        no_new_privileges=args.no_new_privileges,
-        pids_limit=args.pids_limit,
-        memory=parse_size(args.memory) if args.memory else None,
-        non_root=args.non_root,
-    )
 
 
 def _title(slot: Slot) -> str:

@@ -13,7 +13,7 @@ from fleet.balancer.holder import is_dead
 from fleet.balancer.rollouts import KEEP, ROOT, RawHead
 from fleet.balancer.rollouts_script import CONFLICT, GAP
 from fleet.engine.everyone import ask_all, parted
-from fleet.errors import FleetError, StepError, TaskError, UnreachableError
+from fleet.errors import FleetError, InternalError, StepError, TaskError, UnreachableError
 from fleet.model.steps import Run
 from fleet.rollout import journal
 from fleet.rollout.acting import BalancerError
@@ -311,7 +311,8 @@ class Store:
         for name in results:
             self.errors.pop(name, None)
             self._failed.pop(name, None)
-        told = [error for error in failed.values() if isinstance(error, LeaseError | BalancerError)]
+        final = (LeaseError, BalancerError, InternalError)
+        told = [error for error in failed.values() if isinstance(error, final)]
         for name, error in failed.items():
             if error in told:
                 continue

@@ -11,16 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fleet.docker.answers import Container
-from fleet.gpu.container import container_name
+from fleet.gpu.container import container_name, kept_name, next_name
 from fleet.model.slot import Slot
 from fleet.model.steps import EngineCall, Step
 
 _HOLDS = ("running", "paused", "restarting")
-
-
-def kept_name(slot: Slot, release: str) -> str:
-    """The name of a container that does not serve."""
-    return f"{container_name(slot)}.{release[:8]}"
 
 
 def release_label(container: Container) -> str:
@@ -65,16 +60,20 @@ def place_steps(
     steps: list[Step] = [
         _call("stop", other, timeout=stop_timeout) for other in others if other.state in _HOLDS
     ]
-    aside = next(
-        (each for each in others if each.name == name and not _goes(each, release, discard)),
-        None,
-    )
-    to = kept_name(slot, release_label(aside)) if aside else ""
+    aside: dict[str, Container] = {}
+    for each in others:
+        # A provision that was interrupted may have left the one that serves under the next name.
+        if each.name in (name, next_name(slot)) and not _goes(each, release, discard, slot):
+            aside.setdefault(kept_name(slot, release_label(each)), each)
     # An older container of the same release makes room for the name.
-    gone = [each for each in others if _goes(each, release, discard) or each.name == to]
+    gone = [
+        each
+        for each in others
+        if each not in aside.values()
+        and (_goes(each, release, discard, slot) or each.name in (*aside, name, next_name(slot)))
+    ]
     steps += [_call("remove", each) for each in gone]
-    if aside:
-        steps.append(_call("rename", aside, to=to))
+    steps += [_call("rename", each, to=to) for to, each in aside.items()]
     if not release:
         return steps
     if target is None:
@@ -119,9 +118,13 @@ def _call(operation: str, container: Container, **more: Any) -> EngineCall:
     return EngineCall(operation, {"name": container.name, "id": container.id, **more})
 
 
-def _goes(container: Container, release: str, discard: str) -> bool:
-    """True for what is not kept: of no release, of the one to be discarded, or a second one of the wanted."""
-    return release_label(container) in ("", release, discard)
+def _goes(container: Container, release: str, discard: str, slot: Slot) -> bool:
+    """True for what is not kept: of no release, of the one to be discarded, a second one of the wanted.
+
+    So is one that was made to be the slot's next and never started.
+    """
+    unused = container.name == next_name(slot) and container.started is None
+    return unused or release_label(container) in ("", release, discard)
 
 
 def _target(mine: Sequence[Container], slot: Slot, release: str) -> Container | None:

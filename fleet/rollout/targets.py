@@ -14,8 +14,9 @@ from fleet.gpu.container import ContainerSpec
 from fleet.inventory import Inventory
 from fleet.model.facts import Probe
 from fleet.model.host import Host
+from fleet.modules._container_spec import container_spec
 from fleet.modules.docker_image import DockerImageArgs, login_of
-from fleet.modules.gpu_containers import GpuContainersArgs, container_spec, gpu_driver
+from fleet.modules.gpu_containers import GpuContainersArgs
 from fleet.playbook.model import Playbook
 from fleet.rollout.ports import LISTENERS_PROBE
 
@@ -48,7 +49,7 @@ class HostTarget:
 
     def spec(self, engine: Engine) -> ContainerSpec:
         """What the host's slots run on this engine."""
-        return container_spec(self.args, gpu_driver(self.args, engine, self.containers.ctx))
+        return container_spec(self.args, engine, self.containers.ctx)
 
     def auth(self) -> Mapping[str, Any] | None:
         """The registry's login, where there is one; InputError where its password is missing."""

@@ -41,12 +41,15 @@ def framed(answers: Mapping[str, Any]) -> Answer:
     return Answer(0, out)
 
 
-def engine(version: str = "26.1.5", *, cdi: bool = True, runtimes: Sequence[str] = ("runc",)) -> Answer:
+def engine(
+    version: str = "26.1.5", *, cdi: bool = True, runtimes: Sequence[str] = ("runc",), **more: Any
+) -> Answer:
     info: dict[str, Any] = {
         "OperatingSystem": "Debian GNU/Linux 13 (trixie)",
         "SystemTime": NOW,
         "Runtimes": {name: {} for name in runtimes},
         "CDISpecDirs": ["/etc/cdi", "/var/run/cdi"] if cdi else [],
+        **more,
     }
     return framed({"/version": {"Version": version, "ApiVersion": "1.45", "Arch": "amd64"}, "/info": info})
 

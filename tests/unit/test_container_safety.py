@@ -8,20 +8,21 @@ import pytest
 import yaml
 
 from fleet.data import data_dir
-from fleet.docker.answers import parse_image_user
+from fleet.docker.answers import Engine, parse_image_user
 from fleet.docker.probe import image_user_probe
 from fleet.engine.run import RunOptions, prepare
 from fleet.errors import TaskError
 from fleet.gpu.container import ContainerSpec, create_body, release_of
 from fleet.inventory import FLEET_VARIABLES, load
 from fleet.model.facts import Answer, Facts
+from fleet.modules._container_spec import container_spec
 from fleet.modules.base import Context
-from fleet.modules.gpu_containers import GpuContainers, GpuContainersArgs, container_spec
+from fleet.modules.gpu_containers import GpuContainers, GpuContainersArgs
 from fleet.modules.registry import MODULES
 from fleet.playbook.load import load_playbook
 from fleet.rollout.hosts import GpuHost
 from tests.unit import test_rollout_hosts as rollout
-from tests.unit.gpu_world import DIGEST, HOST, IMAGE, facts, framed, inspected, slot
+from tests.unit.gpu_world import DIGEST, HOST, IMAGE, engine, facts, framed, inspected, slot
 
 MODULE = GpuContainers()
 SPEC = ContainerSpec(IMAGE)
@@ -222,6 +223,16 @@ def test_the_user_of_an_image_is_asked_by_any_of_its_names():
     assert parse_image_user(Answer(7)) is None
 
 
+@pytest.mark.parametrize(("name", "value"), [("pids_limit", 512), ("memory", "24GiB")])
+def test_a_limit_without_means_in_the_hosts_kernel_is_told_before_anything_is_replaced(name, value):
+    kernel = {"PidsLimit": False, "MemoryLimit": False}
+    lacking = {"docker_engine": engine(**kernel)}
+    with pytest.raises(TaskError, match=f"{name} cannot be limited on gpu-01") as error:
+        plan({name: value}, inspected(SPEC, slot(0)), **lacking)
+    assert f"leave {name} out" in error.value.remedy
+    assert len(plan({}, **lacking)) == 1
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -336,6 +347,7 @@ def test_the_shipped_playbook_hands_every_setting_on(tmp_path):
 def test_the_shipped_playbook_without_a_word_changes_nothing(tmp_path):
     found = bound(tmp_path, {})
     plain = GpuContainersArgs(image=IMAGE, memory_min="12GiB")
-    assert container_spec(found["gpu_containers"], "cdi") == container_spec(plain, "cdi")
+    there, ctx = Engine("28.2", "1.50", cdi=True), Context(HOST)
+    assert container_spec(found["gpu_containers"], there, ctx) == container_spec(plain, there, ctx)
     assert found["slot_firewall"].state == "absent"
     assert set(FLEET_VARIABLES["slot_safety"].members) == {*CONFINED, "non_root"}

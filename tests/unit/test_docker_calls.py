@@ -206,6 +206,9 @@ def test_what_the_engine_refuses_is_explained(remote: FabricRemote) -> None:
     with pytest.raises(StepError, match="cannot start container no-such") as caught:
         CALLS["start"](client, {"name": "no-such-container"}, no_progress, Shared())
     assert "No such container" in caught.value.output
+    CALLS["remove"](client, {"name": "no-such-container", "force": True}, no_progress, Shared())
+    with pytest.raises(StepError, match="cannot remove container no-such"):
+        CALLS["remove"](client, {"name": "no-such-container"}, no_progress, Shared())
     registry = f"127.0.0.1:{free_port()}"
     auth = {"username": "u", "password": Secret("hunter2")}
     with pytest.raises(StepError, match="the registry gives no digest") as caught:

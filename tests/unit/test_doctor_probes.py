@@ -187,6 +187,13 @@ def test_before_a_provision_a_registry_is_asked_only_where_the_image_is_missing(
             assert size("v1") is None
 
 
+def test_docker_hub_is_not_asked_before_a_provision_by_who_does_not_log_in():
+    """It counts each manifest that is asked for as a pull."""
+    host = Host("gpu-01", {"image": "tencent/hunyuan-mt-webui:v1"}, ("gpu",))
+    assert len(probes(host)) == 1
+    assert probes(host, missing=True) == ()
+
+
 def test_a_balancer_tries_every_address_of_its_configuration(tmp_path):
     open_port, closed = free_port(), free_port()
     config = tmp_path / "haproxy.cfg"

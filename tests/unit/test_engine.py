@@ -102,6 +102,7 @@ class UndoingArgs(Args):
     log: str
     words: tuple[str, ...]
     then: tuple[str, ...] = ()
+    apart: bool = False
 
 
 class Undoing:
@@ -126,6 +127,8 @@ class Undoing:
             )
             return run(f"printf '{word} ' >>'{args.log}'", run(back))
 
+        if args.apart:
+            return [Change(f"write {word}", steps=(step(word),)) for word in args.words]
         return [Change("write words", steps=tuple(map(step, args.words)), then=tuple(map(step, args.then)))]
 
 
@@ -209,8 +212,8 @@ def test_a_later_task_plans_on_what_an_earlier_one_made(fleet):
     assert [task.status for task in fleet.run(book).hosts["a"].tasks] == ["changed", "ok"]
 
 
-def undoing(fleet, *words, then=()):
-    args = {"log": f"{fleet.folder}/log", "words": words, "then": then}
+def undoing(fleet, *words, **more):
+    args = {"log": f"{fleet.folder}/log", "words": words, **more}
     return f"- hosts: a\n  tasks:\n    - undoing: {json.dumps(args)}\n"
 
 
@@ -218,7 +221,7 @@ def test_what_a_failed_change_began_is_taken_back_last_step_first(fleet):
     result = fleet.run(undoing(fleet, "one", "two", "false"))
     error = result.hosts["a"].tasks[0].error
     assert (fleet.folder / "log").read_text() == "one two two-back one-back "
-    assert error.message.endswith("; it was undone: all is as before this change")
+    assert error.message.endswith("; it was undone")
     fleet.run(undoing(fleet, "three"))
     assert (fleet.folder / "log").read_text().endswith(" one-back three ")
 
@@ -227,6 +230,12 @@ def test_what_is_left_to_do_after_the_point_of_no_return_is_not_undone(fleet):
     error = fleet.run(undoing(fleet, "one", then=("two", "false"))).hosts["a"].tasks[0].error
     assert (fleet.folder / "log").read_text() == "one two "
     assert "undone" not in error.message
+
+
+def test_what_a_task_had_done_before_it_failed_is_told(fleet):
+    error = fleet.run(undoing(fleet, "one", "two", "false", apart=True)).hosts["a"].tasks[0].error
+    assert (fleet.folder / "log").read_text() == "one two "
+    assert error.message.endswith("; done before that: write one, write two")
 
 
 def test_what_cannot_be_taken_back_is_told_and_hinders_nothing(fleet):
@@ -241,6 +250,7 @@ def test_a_host_that_is_gone_has_nothing_taken_back(fleet):
     result = fleet.run(undoing(fleet, "one", "two", "three"))
     assert result.hosts["a"].status == "unreachable"
     assert "back" not in (fleet.folder / "log").read_text()
+    assert "undo" not in result.hosts["a"].error.message
 
 
 def test_a_failed_host_stops_alone_and_its_error_has_output_and_place(fleet):

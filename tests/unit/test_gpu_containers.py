@@ -44,22 +44,17 @@ def create(index, spec=SPEC, place=None, digest=DIGEST):
     return EngineCall("create", {"name": f"fleet-gpu-01-{index}", "body": body})
 
 
-def replaced(index, *, old=None, spec=SPEC, digest=DIGEST, holds=True, settle=3):
+def replaced(index, *, old=None, digest=DIGEST, holds=True, settle=3):
     """The steps by which a slot's container gives way to another one, which is made before that; and the end."""
     name = f"fleet-gpu-01-{index}"
-    new = f"{name}.next" if old in (None, name) else name
-    old = old or name
-    away = remove(new, force=True)
-    steps = [EngineCall("create", {"name": new, "body": create_body(spec, slot(index), digest)}, undo=away)]
-    if holds:
-        steps.append(replace(stop(old), undo=EngineCall("start", {"name": old})))
-    steps.append(EngineCall("start", {"name": new}, undo=away))
-    if settle:
-        steps.append(stays_up(new, settle))
-    then = [remove(old)]
-    if new != name:
-        then.append(EngineCall("rename", {"name": new, "to": name}))
-    return tuple(steps), tuple(then)
+    new, old = f"{name}.next", old or name
+    create = EngineCall("create", {"name": new, "body": create_body(SPEC, slot(index), digest)})
+    end = replace(stop(old), undo=EngineCall("start", {"name": old}))
+    begin = EngineCall("start", {"name": new}, undo=remove(new, force=True))
+    wait = (stays_up(new, settle),) if settle else ()
+    named = EngineCall("rename", {"name": new, "to": name})
+    order = (create, end) if holds else (end, create)
+    return (*order, begin, *wait), (remove(old, force=True), named)
 
 
 def steps_of(change):
@@ -291,7 +286,8 @@ def test_a_stopped_wrong_one_is_removed_without_a_stop():
 @pytest.mark.parametrize("state", ["created", "exited"])
 def test_what_an_interrupted_replacement_left_is_removed(state):
     left = inspected(replace(SPEC, user="7"), slot(0), name="fleet-gpu-01-0.next", state=state)
-    first, second = plan(seen=facts(inspected(replace(SPEC, user="8"), slot(0)), left, gpus=1))
+    old = inspected(replace(SPEC, user="8"), slot(0))
+    first, second = plan(seen=facts(old, left, gpus=1))
     assert first.summary == "remove fleet-gpu-01-0.next: a run that was to replace fleet-gpu-01-0 ended early"
     assert first.steps == (remove("fleet-gpu-01-0.next"),)
     assert steps_of(second) == replaced(0)
@@ -300,21 +296,23 @@ def test_what_an_interrupted_replacement_left_is_removed(state):
     assert change.steps == first.steps
 
 
-def test_a_replacement_that_was_interrupted_at_its_end_is_finished():
+def test_a_replacement_that_was_interrupted_at_its_end_is_finished_once_it_stayed_up():
     new = inspected(SPEC, slot(0), name="fleet-gpu-01-0.next")
     old = inspected(replace(SPEC, user="7"), slot(0), state="exited")
-    name = EngineCall("rename", {"name": "fleet-gpu-01-0.next", "to": "fleet-gpu-01-0"})
     (change,) = plan(seen=facts(new, old, gpus=1))
-    assert change.summary == "rename fleet-gpu-01-0.next to fleet-gpu-01-0, which it replaced"
-    assert change.steps == (remove("fleet-gpu-01-0"), name)
+    assert change.summary == "rename fleet-gpu-01-0.next to fleet-gpu-01-0, which it replaces"
+    steps, then = replaced(0)
+    assert steps_of(change) == (steps[1:], then)
+    # Without another one that could come back there is nothing to wait for.
     (change,) = plan(seen=facts(new, gpus=1))
-    assert change.steps == (name,)
+    assert steps_of(change) == (then[1:], ())
 
 
-def test_one_that_runs_under_the_next_name_can_be_replaced_itself():
+def test_one_that_runs_under_the_next_name_has_its_own_before_it_is_replaced_itself():
     new = inspected(replace(SPEC, user="7"), slot(0), name="fleet-gpu-01-0.next")
-    (change,) = plan(seen=facts(new, gpus=1))
-    assert steps_of(change) == replaced(0, old="fleet-gpu-01-0.next")
+    first, second = plan(seen=facts(new, gpus=1))
+    assert first.steps == replaced(0)[1][1:]
+    assert steps_of(second) == replaced(0)
 
 
 def test_without_a_settle_time_a_replacement_is_not_waited_for():
@@ -408,7 +406,11 @@ def test_a_kept_one_gives_up_its_name():
     kept = inspected(replace(SPEC, user="7"), slot(0), state="exited")
     (change,) = plan(seen=facts(wrong, kept, gpus=1))
     steps, then = replaced(0, old="fleet-gpu-01-0-green")
-    assert steps_of(change) == ((remove("fleet-gpu-01-0"), *steps), then)
+    aside = EngineCall(
+        "rename",
+        {"name": "fleet-gpu-01-0", "to": f"fleet-gpu-01-0.{release_of(replace(SPEC, user='7'), DIGEST)[:8]}"},
+    )
+    assert steps_of(change) == (steps, (then[0], aside, then[1]))
 
 
 def test_gpus_that_the_driver_numbers_in_another_order_keep_their_slots():

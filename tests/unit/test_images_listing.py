@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 
 from fleet.docker.answers import Container, Image
-from fleet.docker.probe import CONTAINERS_PROBE, IMAGES_PROBE
+from fleet.docker.probe import CONTAINERS_PROBE, IMAGES_PROBE, parse_images
 from fleet.errors import UnreachableError
 from fleet.images.listing import host_rows, listing
 from fleet.images.prune import choose
 from fleet.model.facts import Answer, Facts
 from fleet.model.host import Host
+from tests.unit.gpu_world import framed
 
 APP = "registry.example:5000/app"
 ONE, TWO, THREE, FOUR = ("sha256:" + str(n) * 64 for n in (1, 2, 3, 4))
@@ -39,6 +40,13 @@ def seen(images: list[dict[str, object]]) -> Facts:
 
 def raw(number: int, tag: str, digest: str) -> dict[str, object]:
     return {"Id": IDS[number], "RepoTags": [f"{APP}:{tag}"], "RepoDigests": [f"{APP}@{digest}"], "Size": 5}
+
+
+def test_an_image_without_a_name_has_none_whatever_the_engine_writes():
+    """Engines before 24 write something."""
+    body = [{"Id": IDS[1], "RepoTags": ["<none>:<none>"], "RepoDigests": ["<none>@<none>"], "Size": 5}]
+    (image,) = parse_images(framed({"/images/json": body}))
+    assert (image.tags, image.digests) == ((), ())
 
 
 def test_a_row_tells_who_runs_an_image_and_which_release_keeps_it():

@@ -14,6 +14,7 @@ import yaml
 from fleet.data import data_dir
 from fleet.errors import InputError, Place
 from fleet.inventory import CONNECTION_VARIABLES, FLEET_VARIABLES, HostRow, Inventory, load, table, variables
+from fleet.inventory.extra import extra_variables
 from fleet.inventory.known import ANSIBLE_NAMES, RESERVED
 from fleet.modules.apt_repository import AptRepositoryArgs
 from fleet.provision.golden import Pair
@@ -79,6 +80,17 @@ def test_where_a_value_comes_from() -> None:
         assert line[(place.column or 0) - 1 :].startswith(f"{name}:")
     assert inventory.where("h1", "nothing") is None
     assert inventory.where("nobody", "v1") is None
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [('"no"', False), ("'off'", False), ('"0"', False), ("0", False), ('"yes"', True)]
+)
+def test_a_word_for_no_is_no_to_a_condition_as_well(tmp_path: Path, word: str, meant: bool) -> None:
+    (tmp_path / "fleet.yml").write_text(
+        f"all:\n  vars: {{slot_firewall: {word}}}\n  children: {{gpu: {{hosts: {{g1: {{}}}}}}}}\n"
+    )
+    assert load(tmp_path / "fleet.yml").hosts["g1"].vars["slot_firewall"] is meant
+    assert extra_variables([f"slot_firewall={word}"]) == {"slot_firewall": meant}
 
 
 def test_files_that_are_for_nobody_are_known() -> None:

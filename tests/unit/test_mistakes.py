@@ -8,6 +8,8 @@ import msgspec
 import pytest
 
 from fleet.engine.mistakes import argument_error
+from fleet.errors import Place
+from fleet.modules.gpu_containers import GpuContainersArgs
 from fleet.modules.nvidia_driver import NvidiaDriverArgs
 from fleet.modules.registry import MODULES
 from fleet.playbook.load import load_playbook
@@ -38,3 +40,23 @@ def test_a_wrong_argument_in_words(
         msgspec.convert(args, NvidiaDriverArgs)
     error = argument_error("", str(caught.value), task, args, NvidiaDriverArgs)
     assert (error.message, error.remedy, error.place) == (message, remedy, task.place)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"), [("cap_drop", ["NET"], "cap_drop has 'NET'"), ("user", "a b", "user is 'a b'")]
+)
+def test_what_a_module_says_of_an_argument_is_told_at_its_place_in_the_inventory(
+    tmp_path: Path, name: str, value: object, said: str
+) -> None:
+    path = tmp_path / "play.yml"
+    template = f"{{{{ slot_safety.{name} }}}}"
+    path.write_text(f"- hosts: gpu\n  tasks:\n    - gpu_containers: {{image: x, {name}: '{template}'}}\n")
+    (task,) = load_playbook(path, MODULES).plays[0].tasks
+    rendered = {"image": "x", name: value}
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.convert(rendered, GpuContainersArgs)
+    error = argument_error("", str(caught.value), task, rendered, GpuContainersArgs)
+    assert error.message.startswith(said)
+    there = Place("inventories/fleet.yml", 7, 5)
+    error.trace({"slot_safety": {name: value}}, {"slot_safety": there}.get)
+    assert error.place == there

@@ -14,7 +14,7 @@ import pytest
 from fleet.balancer import rollouts
 from fleet.balancer.holder import this_process
 from fleet.balancer.rollouts_script import CONFLICT, FENCED_OUT, GAP
-from fleet.errors import FleetError, StepError, TaskError, UnreachableError
+from fleet.errors import FleetError, InternalError, StepError, TaskError, UnreachableError
 from fleet.rollout import journal
 from fleet.rollout.acting import BalancerError
 from fleet.rollout.journal import JournalError
@@ -629,3 +629,14 @@ def test_a_lease_whose_process_was_killed_or_that_has_expired_names_nothing(one:
 def test_without_any_balancer_nothing_is_read() -> None:
     with pytest.raises(FleetError, match="no balancer"):
         Store({}).heads()
+
+
+def test_a_mistake_of_our_own_is_told_as_one_and_not_as_a_balancers() -> None:
+    class Broken:
+        name = "lb-1"
+
+        def run(self, *argv: object, **more: object) -> object:
+            raise ValueError("oops")
+
+    with pytest.raises(InternalError, match="oops"):
+        Store({"lb-1": Broken(), "lb-2": Broken()}).heads()  # type: ignore[dict-item]

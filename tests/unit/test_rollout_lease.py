@@ -223,6 +223,27 @@ def test_the_lease_of_a_holder_who_renews_is_not_waited_for_to_the_end(tmp_path:
     assert told == ["bb"]
 
 
+def test_a_process_that_proc_hides_is_neither_known_dead_nor_known_alive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with hidepid=2, of another user's process."""
+    theirs = this_process("berta", "fleet upgrade")
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+
+    def hidden(path: Path) -> bytes:
+        raise FileNotFoundError(path)
+
+    def kill(pid: int, signal: int) -> None:
+        raise ProcessLookupError if pid == gone.pid else PermissionError
+
+    monkeypatch.setattr(Path, "read_bytes", hidden)
+    monkeypatch.setattr("os.kill", kill)
+    assert not is_dead(theirs)
+    assert not is_alive(theirs)
+    assert is_dead(replace(theirs, pid=gone.pid))
+
+
 def test_the_lease_of_a_process_that_was_killed_is_taken_at_once(tmp_path: Path) -> None:
     one = Network(tmp_path)
     code = "import sys; sys.path[:0] = [sys.argv[1]]; from fleet.balancer.holder import this_process as t\n"

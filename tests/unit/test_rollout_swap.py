@@ -133,6 +133,21 @@ def test_one_that_makes_room_for_the_name_is_stopped_before_and_not_spoken_of_af
     ]
 
 
+def test_one_that_serves_under_the_next_name_is_set_aside_and_one_that_never_ran_goes():
+    """A provision that was interrupted leaves such names."""
+    blue = container(BLUE, f"{MAIN}.next")
+    assert steps(blue)[:2] == [("stop", blue.id, 120), ("rename", blue.id, f"{MAIN}.bbbbbbbb")]
+    # The controller may die between the two.
+    assert steps(replace(blue, state="exited"))[0] == ("rename", blue.id, f"{MAIN}.bbbbbbbb")
+    unused = container("other", f"{MAIN}.next", "created", started=None)
+    assert steps(container(BLUE), unused)[1:3] == [
+        ("remove", unused.id),
+        ("rename", container(BLUE).id, f"{MAIN}.bbbbbbbb"),
+    ]
+    own = container(BLUE, state="exited", age=5)
+    assert steps(blue, own)[1:3] == [("remove", own.id), ("rename", blue.id, f"{MAIN}.bbbbbbbb")]
+
+
 def test_a_second_one_of_the_wanted_release_goes():
     second = container(GREEN, "other", age=5)
     assert steps(container(GREEN), second) == [("stop", second.id, 120), ("remove", second.id)]
