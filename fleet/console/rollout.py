@@ -105,6 +105,11 @@ class RolloutView:
             self._hint(f"or go back to blue: `{again.replace('--resume', '--abort')}`")
         for slot, why in report.outcome.lost.items():
             self._line(slot, f"could not be brought back: {why}", _BAD)
+        if report.outcome.lost and state != "stopped":
+            slots = " ".join(report.outcome.lost)
+            self._hint(
+                f"try: mend that, `fleet provision`, and then `fleet ready {slots}`: till then no jobs go there"
+            )
         for note in report.outcome.notes:
             self._print(f"note: {note}", _WARN)
         if saved:

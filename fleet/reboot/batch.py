@@ -80,7 +80,7 @@ def work_of(side: Side, seen: HostSeen, reason: str) -> Work:
         return Work(side, seen, reason, seen.reboot.begun, seen.reboot.is_back)
     begun = Begun(
         boot_id=seen.reboot.boot_id,
-        gpus=tuple(sorted(seen.gpus or ())),
+        gpus=tuple(sorted(seen.cards)),
         containers=tuple(sorted(seen.running)),
         reasons=seen.reboot.reasons,
         by=operator(),

@@ -51,6 +51,15 @@ class HostSeen:
         return any(each.slot is not None for each in self.containers)
 
     @property
+    def cards(self) -> frozenset[str]:
+        """The GPUs by their UUIDs: those that the driver lists, and those that a running container was given.
+
+        A card that fell off the bus is no more in the list, or takes the whole driver along.
+        """
+        given = (gpu for each in self.running.values() for gpu in each.gpus if gpu.startswith("GPU-"))
+        return frozenset((*(self.gpus or ()), *given))
+
+    @property
     def running(self) -> Mapping[str, Container]:
         """The running containers, by their slot."""
         found = self.containers or ()

@@ -136,7 +136,8 @@ class Snapshot:
     """The fleet at one moment, and what it is to run.
 
     `image` as the user wrote it, `digest` what it means now. `to_pull` are hosts that lack those bytes.
-    `troubles` are hosts that could not be looked at, with the reason. `load_seconds` and `drain_seconds` are
+    `troubles` are hosts that could not be looked at, with the reason; those in `reached` answered, but not as
+    they should. `load_seconds` and `drain_seconds` are
     what a slot took in the last rollout, None where there was none.
     """
 
@@ -145,6 +146,7 @@ class Snapshot:
     slots: tuple[SlotNow, ...]
     to_pull: tuple[str, ...] = ()
     troubles: Mapping[str, str] = field(default_factory=dict)
+    reached: frozenset[str] = frozenset()
     load_seconds: float | None = None
     drain_seconds: float | None = None
 

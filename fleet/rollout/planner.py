@@ -30,10 +30,10 @@ def plan(snapshot: Snapshot, options: Options) -> Plan:
     """Every slot that does not run what it is to run, in waves that keep the floor.
 
     The expected time leaves out pulling, and is None where the last rollout's times are not known. Raises
-    InputError where hosts could not be looked at, where a canary or the floor asked for cannot be, and where
-    side by side was asked for and has no room.
+    UnreachableError or TaskError where hosts could not be looked at, InputError where a canary or the floor
+    asked for cannot be, and where side by side was asked for and has no room.
     """
-    refuse_troubles(snapshot.troubles)
+    refuse_troubles(snapshot)
     slots = snapshot.slots
     total = sum(slot.weight for slot in slots if counts(slot))
     moving = pending(slots)
@@ -184,6 +184,8 @@ def _notes(slots: Sequence[SlotNow], to_pull: Sequence[str], options: Options) -
     """What the operator should know beside the waves."""
     moving = pending(slots)
     for slot in slots:
+        if slot.left_out:
+            continue
         if slot.held and not slot.green:
             yield f"{slot.name} is drained by an operator: it is replaced and stays drained"
         elif not slot.serves and not slot.held:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fleet.errors import InputError, UnreachableError
+from fleet.errors import InputError, TaskError, UnreachableError
 from fleet.rollout.layout import Bound, Layout, Stuck, canary_size, counts, lay_out, most_out
-from fleet.rollout.model import Options, SlotNow
+from fleet.rollout.model import Options, SlotNow, Snapshot
 
 
-def refuse_troubles(troubles: Mapping[str, str]) -> None:
-    """Raise UnreachableError where hosts could not be looked at."""
+def refuse_troubles(snapshot: Snapshot) -> None:
+    """Raise UnreachableError where hosts could not be looked at, TaskError where all of them answered."""
+    troubles = snapshot.troubles
     if not troubles:
         return
     reasons = "; ".join(f"{host}: {reason}" for host, reason in troubles.items())
     without = "".join(f":!{host}" for host in troubles)
     it, hosts = ("it", "a host") if len(troubles) == 1 else ("them", f"{len(troubles)} hosts")
-    raise UnreachableError(
+    leave = f", or leave {it} out with --limit 'all{without}'" if snapshot.slots else ""
+    error = TaskError if snapshot.reached.issuperset(troubles) else UnreachableError
+    raise error(
         f"{hosts} could not be looked at: {reasons}",
-        remedy=f"mend {it}, or leave {it} out with --limit 'all{without}'",
+        remedy=f"mend {it} (`fleet doctor` says how){leave}",
     )
 
 

@@ -11,7 +11,7 @@ from fleet.docker.probe import CONTAINERS_PROBE, IMAGES_PROBE, parse_containers,
 from fleet.docker.profile import profile_of
 from fleet.docker.readiness import Profile
 from fleet.engine.everyone import ask_all
-from fleet.errors import FleetError, TaskError
+from fleet.errors import FleetError, TaskError, UnreachableError
 from fleet.gpu.container import release_of
 from fleet.gpu.probe import (
     GPU_PROBE,
@@ -50,6 +50,7 @@ def observe(
     slots: list[SlotNow] = []
     known: dict[str, Slot] = {}
     troubles: dict[str, str] = {}
+    reached: set[str] = set()
     to_pull: list[str] = []
     for name, facts in looked.items():
         try:
@@ -60,6 +61,8 @@ def observe(
                 raise TaskError(f"{name}: the NVIDIA driver finds no GPU")
         except FleetError as error:
             troubles[name] = error.message.removeprefix(f"{name}: ")
+            if not isinstance(error, UnreachableError):
+                reached.add(name)
             continue
         slots += [now if wanted(now.name) else replace(now, left_out=True) for _, now in mine]
         known.update({now.name: slot for slot, now in mine})
@@ -68,7 +71,7 @@ def observe(
     profiles = [
         found for facts in looked.values() if isinstance(facts, Facts) and (found := profile_of(facts))
     ]
-    snapshot = Snapshot(image, digest, tuple(slots), tuple(to_pull), troubles)
+    snapshot = Snapshot(image, digest, tuple(slots), tuple(to_pull), troubles, frozenset(reached))
     return Seen(snapshot, known, profiles[0] if profiles else "gradio")
 
 

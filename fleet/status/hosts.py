@@ -68,7 +68,7 @@ def report(host: Host, seen: Facts | FleetError) -> HostReport:
     slots = tuple(_slot(slot, by_uuid.get(slot.uuid), containers, now) for slot in found)
     problems = (
         *_reboot_problems(row),
-        *_host_problems(host, seen, gpus, containers),
+        *_host_problems(host, seen, gpus, containers, row),
         *_slot_problems(slots, containers),
     )
     return HostReport(row, slots, problems)
@@ -134,12 +134,18 @@ def _reboot_problems(row: HostStatus) -> Iterator[Problem]:
 
 
 def _host_problems(
-    host: Host, facts: Facts, gpus: tuple[Gpu, ...] | None, containers: tuple[Container, ...] | None
+    host: Host,
+    facts: Facts,
+    gpus: tuple[Gpu, ...] | None,
+    containers: tuple[Container, ...] | None,
+    row: HostStatus,
 ) -> Iterator[Problem]:
     if gpus is None:
         answer = facts.get(GPU_PROBE.key, _ABSENT)
         reason = driver_problem(answer) or ""
         remedy = _PROVISION if answer.rc in (127, _ABSENT.rc) else _LOOK
+        if row.reboot_required and not row.reboot_begun:
+            remedy = f"`fleet reboot {host.name}`, which it waits for (`--check` says why); else {remedy}"
         yield Problem(host.name, f"the NVIDIA driver does not answer: {reason}", remedy)
     elif not gpus:
         yield Problem(host.name, "the NVIDIA driver finds no GPU", _LOOK)

@@ -259,6 +259,16 @@ def test_a_host_whose_driver_hangs_is_rebooted_all_the_same(world: World) -> Non
     assert (done.hosts[0].state, world.admin(), world.first.reboots) == ("rebooted", "rrr", 1)
 
 
+def test_gpus_that_no_driver_tells_are_known_by_the_containers_on_them(world: World) -> None:
+    world.first.needs(DRIVER).hangs = True
+    world.first.lost = {1}
+    done = world.reboot("gpu-01", timeout=0.05)
+    error = done.hosts[0].error
+    assert error is not None
+    assert f"a GPU is missing: {uuid(1)} (nvidia-smi lists 1 of 2)" in error.message
+    assert world.admin() == "ddr"
+
+
 def test_a_host_that_refuses_to_reboot_takes_jobs_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

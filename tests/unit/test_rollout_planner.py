@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.errors import ExitCode, InputError, UnreachableError
+from fleet.errors import ExitCode, InputError, TaskError, UnreachableError
 from fleet.rollout.model import (
     ContainerNow,
     Move,
@@ -443,18 +443,20 @@ def test_hosts_that_could_not_be_looked_at():
     assert_trouble(
         {"gpu-02": "no route to host"},
         "a host could not be looked at: gpu-02: no route to host",
-        "mend it, or leave it out with --limit 'all:!gpu-02'",
+        "mend it (`fleet doctor` says how), or leave it out with --limit 'all:!gpu-02'",
     )
-    assert_trouble(
-        {"gpu-02": "no route to host", "gpu-03": "docker does not answer"},
-        "2 hosts could not be looked at: gpu-02: no route to host; gpu-03: docker does not answer",
-        "mend them, or leave them out with --limit 'all:!gpu-02:!gpu-03'",
-    )
+    two = {"gpu-02": "no route to host", "gpu-03": "docker does not answer"}
+    said = "2 hosts could not be looked at: gpu-02: no route to host; gpu-03: docker does not answer"
+    remedy = "mend them (`fleet doctor` says how)"
+    assert_trouble(two, said, f"{remedy}, or leave them out with --limit 'all:!gpu-02:!gpu-03'")
+    # One that was reached is not unreachable; and where no slot would be left, none can be left out.
+    assert_trouble(two, said, remedy, TaskError, reached=frozenset(two), slots=())
 
 
-def assert_trouble(troubles, message, remedy):
-    with pytest.raises(UnreachableError) as caught:
-        plan(snapshot(green("a-0"), troubles=troubles), Options())
+def assert_trouble(troubles, message, remedy, kind=UnreachableError, slots=None, **more):
+    slots = [green("a-0")] if slots is None else slots
+    with pytest.raises(kind) as caught:
+        plan(replace(snapshot(*slots, troubles=troubles), **more), Options())
     assert (caught.value.message, caught.value.remedy) == (message, remedy)
 
 
