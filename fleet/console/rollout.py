@@ -107,9 +107,7 @@ class RolloutView:
             self._line(slot, f"could not be brought back: {why}", _BAD)
         if report.outcome.lost and state != "stopped":
             slots = " ".join(report.outcome.lost)
-            self._hint(
-                f"try: mend that, `fleet provision`, and then `fleet ready {slots}`: till then no jobs go there"
-            )
+            self._hint(f"try: mend that, then `fleet provision`, then `fleet ready {slots}` (it is drained)")
         for note in report.outcome.notes:
             self._print(f"note: {note}", _WARN)
         if saved:
