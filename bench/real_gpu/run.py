@@ -19,6 +19,7 @@ import yaml
 from commands import INVENTORY, argv, document, fleet, ssh
 from hosts import BUNDLE, HERE, Host, control_groups, firewall, network, start, wait
 from outside import Registry, serve_images, serve_packages
+from replacing import replacing
 from report import Report
 from seeing import containers
 from under_load import URL, under_load
@@ -100,6 +101,7 @@ def story(wanted: Wanted, report: Report) -> None:
     slots = status(report)
     containers(report, slots, wanted)
     under_load(report, slots, wanted)
+    replacing(report, slots, wanted)
 
 
 def inventory(registry: Registry, toolkit: str, iptables: str) -> None:

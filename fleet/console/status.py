@@ -184,7 +184,7 @@ def _summary(status: Status) -> str:
     if status.servers:
         counted.append(_count(len({server.balancer for server in status.servers}), "balancer"))
     held = {server.server for server in status.servers if server.state in ("drain", "maint")}
-    out = f", {_count(len(held), 'slot')} out of service on purpose" if held else ""
+    out = f", {_count(len(held), 'slot')} out of service on purpose (`fleet ready` ends that)" if held else ""
     return f"{', '.join(counted)}: all well{out}"
 
 
