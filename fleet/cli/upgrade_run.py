@@ -220,9 +220,8 @@ def _confirm(question: str, wanted: Wanted) -> None:
     from fleet.cli.options import agreed
 
     if not sys.stdin.isatty():
-        raise InputError(
-            "nobody is there to be asked whether to begin", remedy="say --yes, or look with --check"
-        )
+        look = "" if wanted.resume or wanted.abort else ", or look with --check"
+        raise InputError("nobody is there to be asked whether to begin", remedy=f"say --yes{look}")
     untouched = "not begun; nothing was touched"
     if not agreed(question, untouched, err=wanted.json):
         raise InputError(untouched)
