@@ -64,8 +64,9 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
         "the registry limits anonymous pulls: give it a login, or use a mirror",
     ),
     (
-        r"connection refused|i/o timeout|deadline exceeded|no route to host|connection reset|timed? ?out",
-        "the host cannot reach the registry: check its network, proxy and firewall",
+        r"connection refused|i/o timeout|deadline exceeded|no route to host|connection reset|timed? ?out"
+        r"|could ?n.t connect|failed to connect|could not connect",
+        "the host cannot reach it: check that it runs, and the network, proxy and firewall between them",
     ),
 )
 
