@@ -235,7 +235,7 @@ class _Ladder:
     def _running(self, seen: Seen) -> Seen:
         """The same look, if the container it shows is the one that was started, and still the first time."""
         state = seen.state
-        remedy = "see the container's log for why it ended; `docker logs` on the host has all of it"
+        remedy = "see the end of its log for why it ended; going back removed the container, and the rest with it"
         if seen.engine == 404:
             self.fail("running", "the container is not there any more", "has somebody else removed it?")
         self._looks += 1
