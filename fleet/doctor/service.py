@@ -52,11 +52,11 @@ def check_ports(patient: Patient) -> Verdict:
         base = port_base(patient.host)
     except InputError as error:
         return bad("the slots' ports are wrong in the inventory", error.remedy, error.message)
+    beside = {ports_of(patient.host, slot)[1]: slot.name for slot in slots or ()}
     if slots is None:
         wanted = {base: ""}  # no card is known; the first slot's port is sure
     else:
-        wanted = {slot.port: slot.name for slot in slots}
-        wanted |= {ports_of(patient.host, slot)[1]: slot.name for slot in slots}
+        wanted = {slot.port: slot.name for slot in slots} | beside
     if patient.host.vars.get("gpu_agent", True):
         wanted[DEFAULT_PORT] = ""
     ours = {port.host_port for each in patient.running for port in each.ports}
@@ -81,7 +81,8 @@ def check_ports(patient: Patient) -> Verdict:
             continue
         else:
             who = f"{program} (process {pid})" if program else "a program"
-        remedy = f"end {who} on {{host}}, or set slot_port_base to ports that are free"
+        option = "slot_port_beside" if port in beside else "slot_port_base"
+        remedy = f"end {who} on {{host}}, or set {option} to ports that are free"
         troubles.append(
             Trouble("a port that a slot needs is taken", remedy, f"{port} by {who}", wanted.get(port, ""))
         )

@@ -235,7 +235,9 @@ class _Ladder:
     def _running(self, seen: Seen) -> Seen:
         """The same look, if the container it shows is the one that was started, and still the first time."""
         state = seen.state
-        remedy = "see the end of its log for why it ended; going back removed the container, and the rest with it"
+        remedy = (
+            "see the end of its log for why it ended; going back removes the container, and the rest of it"
+        )
         if seen.engine == 404:
             self.fail("running", "the container is not there any more", "has somebody else removed it?")
         self._looks += 1
