@@ -11,7 +11,7 @@ from hypothesis import settings
 from tests.soaking import SOAK
 
 # A busy machine is no mistake of the code: how long things take is measured in bench/, never here.
-settings.register_profile("fleet", deadline=None, max_examples=100 if SOAK else 40)
+settings.register_profile("fleet", deadline=None, max_examples=100 if SOAK else 30)
 settings.load_profile("fleet")
 
 # As in the command itself (fleet/cli): what was collected lives to the end, and walking it again frees nothing.

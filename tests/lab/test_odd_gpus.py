@@ -147,7 +147,7 @@ def test_a_card_that_is_cut_into_instances_and_a_host_without_any_card(
     assert "a GPU is in MIG mode" in said.errors(one)
     assert "-mig 0" in said.errors(one)
     assert "finds no GPU" in said.errors(other)
-    assert said.upgrade.code == 3
+    assert said.upgrade.code == 1
     assert f"{other}: the NVIDIA driver finds no GPU" in said.upgrade.words
 
 
