@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import ssl
@@ -142,7 +143,10 @@ def test_the_deadline_cuts_and_counts(lab, urls):
         job.join(30)
     lost = sum(not job.answered for job in jobs)
     assert lost > 0
-    assert f"cut {lost} job" in done.words
+    said = re.search(r"cut (\d+) job", done.words)
+    assert said, done.words
+    # One may end by itself between the count and the cut, which has no part in it then.
+    assert lost <= int(said[1]) <= lost + 1, (lost, done.words)
     assert "0" not in admin_states(lab, urls, SLOT).values()
 
 
