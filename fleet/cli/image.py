@@ -206,12 +206,12 @@ def prune(
     left that never ended goes, too.
     """
     from fleet.cli.options import agreed, open_inventory, print_json, refuse_examples, ssh_settings
+    from fleet.cli.play import standing_back
     from fleet.console.image import prune_json, show_pruned
-    from fleet.console.lb import show_warning
     from fleet.engine.connect import opener
     from fleet.errors import InputError
     from fleet.images.prune import prune as carry_out
-    from fleet.rollout.at_work import FirstLook, images_needed, refuse, waiting
+    from fleet.rollout.at_work import images_needed
 
     loaded = open_inventory(inventory)
     refuse_examples(loaded)
@@ -223,11 +223,8 @@ def prune(
         )
     named = {name: str(loaded.hosts[name].vars.get("image") or "") for name in hosts}
     open_host = opener(loaded, ssh_settings(ask_sudo, connect_timeout, ssh_config))
-    with FirstLook(loaded, open_host) as first, _wires(first.open, hosts) as wires:
-        if not check:
-            refuse(first.seen, "fleet image prune")
-        if not json and (line := waiting(first.seen)):
-            show_warning(line)
+    look = standing_back(loaded, open_host, "fleet image prune", quiet=json, refusing=not check)
+    with look as first, _wires(first.open, hosts) as wires:
         needed = images_needed(first.seen)
         clear = partial(carry_out, hosts, wires, wanted, keep=keep, named=named, needed=needed, forks=forks)
         done, failed = clear(check=True)

@@ -232,8 +232,8 @@ def push(
 
     opened = open_work(inventory, limit, playbook, extra, forks, ask_sudo, connect_timeout, ssh_config, check)
     command = "" if check else "fleet lb push"
-    with standing_back(opened.inventory, opened.opener, command, quiet=json) as open_host:
-        opened = opened._replace(opener=open_host)
+    with standing_back(opened.inventory, opened.opener, command, quiet=json) as first:
+        opened = opened._replace(opener=first.open)
         seen = opened.survey()
         view = RunView(check=check, diff=diff, verbose=verbose, quiet=json)
         with view:

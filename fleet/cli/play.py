@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fleet.engine.results import Event, Listener
     from fleet.engine.run import PlayWork, RunOptions
     from fleet.inventory import Inventory
+    from fleet.rollout.at_work import FirstLook
     from fleet.ssh import SshSettings
 
 
@@ -62,9 +63,10 @@ def play(
     view = RunView(check=wish.check, diff=wish.diff, verbose=wish.verbose, quiet=wish.json)
     guarded = alone if not wish.check else ""
     with (
-        standing_back(inventory, opener(inventory, ssh), guarded, quiet=wish.json) as open_host,
+        standing_back(inventory, opener(inventory, ssh), guarded, quiet=wish.json) as first,
         view,
     ):
+        open_host = first.open
         gate = preflight(inventory.hosts) if wish.preflight else None
         with _images(work, inventory, open_host, view, options) as (listen, operations):
             operations.update(_operations(work, inventory, open_host, alone or f"fleet run {path.name}"))
@@ -130,24 +132,26 @@ def _images(
 
 @contextmanager
 def standing_back(
-    inventory: Inventory, open_host: Opener, command: str, *, quiet: bool = False
-) -> Iterator[Opener]:
-    """An opener for a command that changes something; it looks at no balancer for an empty `command`.
+    inventory: Inventory, open_host: Opener, command: str, *, quiet: bool = False, refusing: bool = True
+) -> Iterator[FirstLook]:
+    """A look whose opener is for a command that changes something; at no balancer for an empty `command`.
 
-    Raises LeaseError while a rollout is at work. One that waits for somebody is a line on stderr, unless
-    `quiet`. A balancer that cannot be asked holds up nothing.
+    Raises LeaseError while a rollout is at work, unless told not to be `refusing`. One that waits for
+    somebody is a line on stderr, unless `quiet`. A balancer that cannot be asked holds up nothing.
     """
-    if not command:
-        yield open_host
-        return
     from fleet.console.lb import show_warning
     from fleet.rollout.at_work import FirstLook, refuse, waiting
 
-    with FirstLook(inventory, open_host) as first:
-        refuse(first.seen, command)
+    first = FirstLook(inventory, open_host)
+    if not command:
+        yield first
+        return
+    with first:
+        if refusing:
+            refuse(first.seen, command)
         if not quiet and (line := waiting(first.seen)):
             show_warning(line)
-        yield first.open
+        yield first
 
 
 def _translate(inventory: Inventory, view: RunView, document: dict[str, Any], as_json: bool) -> ExitCode:

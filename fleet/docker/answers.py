@@ -108,6 +108,11 @@ class Container:
         """True where its process is up (a crash loop is not)."""
         return self.state == "running"
 
+    @property
+    def holds(self) -> bool:
+        """True where it has its GPU and port, or will have them again by itself."""
+        return self.state in ("running", "paused", "restarting")
+
 
 def parse_engine(answer: Answer) -> Engine | None:
     """The engine; None where none answers."""

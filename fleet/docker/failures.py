@@ -56,7 +56,7 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
         "name a user that the image knows, or a uid:gid such as 1000:1000",
     ),
     (
-        r"invalid tmpfs|tmpfs mount|invalid tmpfs option",
+        r"invalid tmpfs|tmpfs mount",
         "mend tmpfs: a folder and mount options, such as /cache:exec,size=4g",
     ),
     (

@@ -17,19 +17,12 @@ from fleet.gpu.container import container_name, kept_name, next_name
 from fleet.model.slot import Slot
 from fleet.model.steps import Change, EngineCall, Step
 
-_HOLDS = ("running", "paused", "restarting")
-
-
-def holds(container: Container) -> bool:
-    """True where the container has its GPU and port, or will have them again by itself."""
-    return container.state in _HOLDS
-
 
 def removal(container: Container, stop_timeout: int) -> tuple[Step, ...]:
     """The steps after which the container is gone; it is given `stop_timeout` seconds to end."""
     name = {"name": container.name}
     remove = EngineCall("remove", name)
-    if not holds(container):
+    if not container.holds:
         return (remove,)
     return EngineCall("stop", {**name, "timeout": stop_timeout}), remove
 
@@ -52,7 +45,7 @@ class Replacing:
         create = EngineCall("create", {"name": next_name(self.slot), "body": body})
         stop = self._stop(current)
         # What runs goes on until the engine has taken the new one; what does not is the way back as well.
-        begin: list[Step] = [create, stop] if holds(current) else [stop, create]
+        begin: list[Step] = [create, stop] if current.holds else [stop, create]
         return [*begin, *self._start()], [
             EngineCall("remove", {"name": current.name, "force": True}),
             *(self._aside(other) for other in self._own() if other is not current),

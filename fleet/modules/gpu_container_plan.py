@@ -14,7 +14,7 @@ from fleet.gpu.probe import GpuProcess
 from fleet.gpu.slots import ports_of
 from fleet.model.slot import Slot
 from fleet.model.steps import Change, EngineCall, Run, Step
-from fleet.modules._replacing import Replacing, holds, removal
+from fleet.modules._replacing import Replacing, removal
 from fleet.modules.base import Context
 from fleet.modules.gpu_container_diff import (
     NOT_APPLIED,
@@ -105,7 +105,7 @@ class SlotPlanner:
             return None
         return max(
             mine,
-            key=lambda c: (holds(c) and self._fits(c, slot), holds(c), c.name == container_name(slot)),
+            key=lambda c: (c.holds and self._fits(c, slot), c.holds, c.name == container_name(slot)),
         )
 
     def _fits(self, container: Container, slot: Slot) -> bool:
@@ -138,7 +138,7 @@ class SlotPlanner:
             if self._given_up(container, slot, current):
                 why = f"a run that was to replace {container_name(slot)} ended early"
                 yield container.id, (container, why)
-            elif not holds(container):
+            elif not container.holds:
                 continue
             elif container is not current:
                 yield container.id, (container, f"a second container of slot {slot.name}")
@@ -150,9 +150,9 @@ class SlotPlanner:
         others = [each for each in self._ours if each.slot == slot.name and each is not container]
         if container.name != next_name(slot) or not others:
             return False
-        if container is not current or not holds(container):
+        if container is not current or not container.holds:
             return True
-        well = container.running and container.state != "restarting" and not container.restarts
+        well = container.running and not container.restarts
         return not well and not self._fits(container, slot)
 
     def _taken_from(self, container: Container, slot: Slot) -> Slot | None:
@@ -213,7 +213,7 @@ class SlotPlanner:
         """The slot's container is created, in place of the present one."""
         self._check_rolled_out(current)
         # A replacement is where the balancers know the one before it to be.
-        port = self._port(current if current is not None and holds(current) else None, slot)
+        port = self._port(current if current is not None and current.holds else None, slot)
         self._check_free(slot, port)
         name = container_name(slot)
         body = create_body(self.spec, slot, self.digests[0], port)
@@ -231,7 +231,7 @@ class SlotPlanner:
 
     def _check_rolled_out(self, current: Container | None) -> None:
         """Raise where an upgrade started what runs: another image here would replace it without draining."""
-        if current is None or not holds(current) or not current.labels.get("fleet.rollout"):
+        if current is None or not current.holds or not current.labels.get("fleet.rollout"):
             return
         digest = current.labels.get("fleet.digest", "")
         if digest in self.digests:
@@ -253,7 +253,7 @@ class SlotPlanner:
                 continue
             for taken in other.ports:
                 same_address = not taken.host_ip or not port.host_ip or taken.host_ip == port.host_ip
-                if holds(other) and taken.host_port == port.host_port and same_address:
+                if other.holds and taken.host_port == port.host_port and same_address:
                     raise self.ctx.fail(
                         f"port {number} of slot {slot.name} is taken by the container "
                         f"{other.name} ({other.image})",
@@ -275,7 +275,7 @@ class SlotPlanner:
         users = [
             f"container {other.name} ({other.image})"
             for other in self.containers
-            if other.slot is None and holds(other) and {slot.uuid, str(slot.index)} & set(other.gpus)
+            if other.slot is None and other.holds and {slot.uuid, str(slot.index)} & set(other.gpus)
         ]
         ours = {container.id for container in self._ours}
         for process in self.processes:

@@ -15,8 +15,6 @@ from fleet.gpu.container import container_name, kept_name, next_name
 from fleet.model.slot import Slot
 from fleet.model.steps import EngineCall, Step
 
-_HOLDS = ("running", "paused", "restarting")
-
 
 def release_label(container: Container) -> str:
     """The release a container was made for; empty where it is not known."""
@@ -32,8 +30,8 @@ def of_slot(containers: Iterable[Container], slot: Slot) -> tuple[Container, ...
 def in_place(containers: Iterable[Container], slot: Slot) -> Container | None:
     """The container in the slot's place: one that holds the GPU, else the one that bears the slot's name."""
     mine = of_slot(containers, slot)
-    return next((c for c in mine if c.state in _HOLDS and c.name == container_name(slot)), None) or next(
-        (c for c in mine if c.state in _HOLDS),
+    return next((c for c in mine if c.holds and c.name == container_name(slot)), None) or next(
+        (c for c in mine if c.holds),
         next((c for c in mine if c.name == container_name(slot)), None),
     )
 
@@ -57,9 +55,7 @@ def place_steps(
     target = _target(mine, slot, release) if release else None
     name = container_name(slot)
     others = [each for each in mine if each is not target]
-    steps: list[Step] = [
-        _call("stop", other, timeout=stop_timeout) for other in others if other.state in _HOLDS
-    ]
+    steps: list[Step] = [_call("stop", other, timeout=stop_timeout) for other in others if other.holds]
     aside: dict[str, Container] = {}
     for each in others:
         # A provision that was interrupted may have left the one that serves under the next name.
@@ -108,7 +104,7 @@ def beside_steps(
     theirs = [each for each in of_slot(containers, slot) if release_label(each) == release]
     if any(each.running for each in theirs):
         return []
-    steps = [_call("remove", each, **({"force": True} if each.state in _HOLDS else {})) for each in theirs]
+    steps = [_call("remove", each, **({"force": True} if each.holds else {})) for each in theirs]
     if body is None:
         raise ValueError(f"nothing says how {slot.name}'s container of release {release} is made")
     return [*steps, EngineCall("create", {"name": name, "body": body}), EngineCall("start", {"name": name})]
@@ -141,7 +137,7 @@ def _target(mine: Sequence[Container], slot: Slot, release: str) -> Container | 
 
 def excess(mine: Sequence[Container], retain: int) -> tuple[Container, ...]:
     """Those of a slot's stopped containers that go: beyond the `retain` newest releases."""
-    stopped = [container for container in mine if container.state not in _HOLDS]
+    stopped = [container for container in mine if not container.holds]
     kept: list[str] = []
     gone = []
     for container in stopped:
