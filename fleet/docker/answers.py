@@ -65,6 +65,11 @@ class Port:
     container_port: str
     host_ip: str = ""
 
+    @property
+    def local(self) -> str:
+        """The address at which the host itself reaches it."""
+        return "127.0.0.1" if self.host_ip in ("", "0.0.0.0", "::") else self.host_ip
+
 
 @dataclass(frozen=True)
 class Container:

@@ -20,10 +20,11 @@ from fleet.engine.results import (
     TaskStarted,
 )
 from fleet.engine.runner import Runner
+from fleet.engine.throttle import Throttle
 from fleet.engine.undo import taken_back
 from fleet.errors import FleetError, InternalError, TaskError, UnreachableError
 from fleet.model.facts import Facts, Probe
-from fleet.model.steps import Change, Operation, Step
+from fleet.model.steps import Change, Operation, Run, Step
 from fleet.ssh.remote import Remote
 
 LOOK_TIMEOUT = 120.0
@@ -54,7 +55,7 @@ class Gate:
 class Settings:
     """What a run may do. `stop` is asked between steps: true ends the host's work at a safe point.
 
-    `operations` are what it can do beyond one host, by name.
+    `operations` are what it can do beyond one host, by name. `throttle` is the whole run's.
     """
 
     check: bool
@@ -62,6 +63,7 @@ class Settings:
     stop: Callable[[], bool]
     operations: Mapping[str, Operate] = field(default_factory=dict)
     gate: Gate | None = None
+    throttle: Throttle = field(default_factory=Throttle)
 
 
 class HostRun:
@@ -221,20 +223,29 @@ class HostRun:
             )
 
     def _carry_out(self, change: Change, task: str) -> None:
-        self._set.listen(TaskProgress(self._host, task, change.summary))
-        with taken_back(lambda: self._runner) as begun:
-            for step in change.steps:
-                begun.append(step)
+        report = self._progress(task)
+
+        def waits(text: str) -> None:
+            report(f"{change.summary}; {text}", 0, 0)
+
+        with self._set.throttle.turn(self._host, change.throttle, self._set.stop, waits):
+            report(change.summary, 0, 0)
+            with taken_back(lambda: self._runner) as begun:
+                for step in change.steps:
+                    begun.append(step)
+                    self._execute(step, task)
+            for step in change.then:
                 self._execute(step, task)
-        for step in change.then:
-            self._execute(step, task)
 
     def _execute(self, step: Step, task: str) -> None:
         assert self._runner is not None
         if isinstance(step, Operation):
             self._operate(step, task)
         else:
-            self._runner.execute(step, self._progress(task))
+            report = self._progress(task)
+            if isinstance(step, Run) and step.says:
+                report(step.says, 0, 0)
+            self._runner.execute(step, report)
 
     def _operate(self, step: Operation, task: str) -> None:
         """Have it done, and connect anew: the host may have started anew meanwhile."""

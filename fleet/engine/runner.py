@@ -73,7 +73,8 @@ class HostRunner:
         result = self._remote.run(step.argv, stdin=stdin, timeout=step.timeout, env=step.env)
         if result.rc not in step.ok_codes:
             raise StepError(
-                f"{step.title or f'`{_short(step.argv)}`'} ended with {result.rc}",
+                step.failure or f"{step.title or f'`{_short(step.argv)}`'} ended with {result.rc}",
+                remedy=step.remedy,
                 output=_NONCE.sub("", (result.err or result.out).decode("utf-8", "replace").strip()),
             )
 

@@ -63,6 +63,20 @@ FLEET_VARIABLES: dict[str, Variable] = _table(
     ),
     Variable("slot_env", Kind.NAMED_TEXTS, "environment of the containers"),
     Variable("slot_volumes", Kind.TEXTS, "volumes of the containers, source:/destination[:ro]"),
+    Variable(
+        "slot_ready",
+        Kind.INTEGER,
+        "seconds a container that replaces another is given to answer, else that one is back (default 600)",
+        low=0,
+        high=86400,
+    ),
+    Variable(
+        "slot_throttle",
+        Kind.INTEGER,
+        "hosts that replace serving containers at a time, after the first slot (default 1, 0: no bound)",
+        low=0,
+        high=100000,
+    ),
     _text("gpu_memory_min", "the memory a GPU must have to get a container, such as 12GiB"),
     Variable("weight", Kind.INTEGER, "the balancer weight of the host's slots", low=1, high=256),
     Variable(

@@ -15,8 +15,9 @@ class Run:
 
     `argv` is never given to a shell; wrap it as ("sh", "-c", script) where a shell is meant.
     `stdin` carries secrets and bulk data. `timeout` is in seconds and is enforced on the remote side too.
-    `title` names the step in errors where argv is a script nobody wants to read. `undo` takes it back, where
-    this step or a later one of the same change fails.
+    `title` names the step in errors where argv is a script nobody wants to read; `failure` is the whole error
+    where an exit code would tell nothing, and `remedy` goes with it. `says` is what those who wait are told.
+    `undo` takes it back, where this step or a later one of the same change fails.
     """
 
     argv: tuple[str, ...]
@@ -25,6 +26,9 @@ class Run:
     ok_codes: tuple[int, ...] = (0,)
     env: Mapping[str, str] = field(default_factory=dict)
     title: str = ""
+    failure: str = ""
+    remedy: str = ""
+    says: str = ""
     undo: Run | EngineCall | None = None
 
 
@@ -80,6 +84,9 @@ class Change:
     were done, from which there is no way back. A change without steps is `deferred`: what it
     will be depends on changes before it in the same run ("containers for the GPUs found then"), and `remedy`
     what to do where these did not bring about what it waits for.
+
+    `throttle` is for what the service feels: so many hosts of a run at most are in such a change at a time,
+    only one until the first has come to its end, and none begins it after one that failed. 0 is no bound.
     """
 
     summary: str
@@ -87,6 +94,7 @@ class Change:
     steps: tuple[Step, ...] = ()
     then: tuple[Step, ...] = ()
     remedy: str = ""
+    throttle: int = 0
 
     @property
     def deferred(self) -> bool:

@@ -1,8 +1,8 @@
 """A slot's container gives way to another one: the steps, and what a run that ended among them left.
 
 The new one is made under the slot's next name, before the old one stops, and has the slot's own name only
-once it stayed up. What the engine refuses to make costs the slot nothing; where the new one does not stay up,
-the old one runs again (docs/decisions/0017-made-before-the-old-one-stops.md).
+once it has proved itself. What the engine refuses to make costs the slot nothing; where the new one does not
+stay up, or never answers, the old one runs again (docs/decisions/0017-made-before-the-old-one-stops.md).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from fleet.docker.answers import Container
-from fleet.docker.staying import stays_up
 from fleet.gpu.container import container_name, kept_name, next_name
 from fleet.model.slot import Slot
 from fleet.model.steps import Change, EngineCall, Step
@@ -31,14 +30,14 @@ def removal(container: Container, stop_timeout: int) -> tuple[Step, ...]:
 class Replacing:
     """How one slot changes containers.
 
-    `containers` are all that are there. The old one is given `stop_timeout` seconds to end; the new one must
-    stay up for `settle` seconds, 0 does not wait.
+    `containers` are all that are there. The old one is given `stop_timeout` seconds to end; `proof` are the
+    steps by which the new one shows, under the slot's next name, that it may stay.
     """
 
     slot: Slot
     containers: Sequence[Container]
     stop_timeout: int
-    settle: float
+    proof: Sequence[Step] = ()
 
     def steps(self, current: Container, body: Mapping[str, Any]) -> tuple[list[Step], list[Step]]:
         """From `current` to the container of `body`: what can be undone, and the end, which cannot."""
@@ -55,8 +54,8 @@ class Replacing:
     def finishing(self, found: Container, others: Iterable[Container]) -> Change:
         """The end of a replacement that was interrupted while `found` had the next name.
 
-        Where one of the slot's `others` is there yet, `found` has to stay up first, and that one runs again
-        where it does not.
+        Where one of the slot's `others` is there yet, `found` has to prove itself first, and that one runs
+        again where it does not.
         """
         own = container_name(self.slot)
         summary = f"rename {found.name} to {own}, which it replaces"
@@ -74,8 +73,7 @@ class Replacing:
         name = next_name(self.slot)
         # It must be gone before the old one can have the port again.
         yield EngineCall("start", {"name": name}, undo=EngineCall("remove", {"name": name, "force": True}))
-        if self.settle > 0:
-            yield stays_up(name, self.settle)
+        yield from self.proof
 
     def _named(self) -> Iterable[Step]:
         yield EngineCall("rename", {"name": next_name(self.slot), "to": container_name(self.slot)})

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeGuard
 
-from fleet.docker.answers import Container
+from fleet.docker.answers import Container, Port
 from fleet.docker.boot import lost
+from fleet.docker.staying import answers, stays_up
 from fleet.gpu.container import ContainerSpec, container_name, create_body, next_name, release_of
 from fleet.gpu.probe import GpuProcess
 from fleet.gpu.slots import ports_of
@@ -36,7 +37,9 @@ class SlotPlanner:
     """One host's slots, what runs there, and the release that should.
 
     `digests` are all digests the release's image goes by, the preferred one first. `now` is the host's clock.
-    `settle` is the wait in seconds after the last start, for what ends at once to have ended.
+    `settle` is the wait in seconds after the last start, for what ends at once to have ended. What replaces
+    another one is given `ready` seconds to answer; 0 does not wait. `answering` are the ports that do so now;
+    at most `throttle` hosts at a time replace what is there, 0 is no bound.
     """
 
     ctx: Context
@@ -48,11 +51,14 @@ class SlotPlanner:
     now: datetime | None = None
     share_gpu: bool = False
     settle: float = 3.0
+    answering: frozenset[int] = frozenset()
+    ready: float = 600.0
+    throttle: int = 1
 
     def changes(self) -> list[Change]:
         """First what is in the way goes, then each slot gets its container, one after the other.
 
-        The next container is replaced only when the one before has stayed up.
+        The next container is replaced only when the one before has proved itself.
         """
         changes = list(self._changes())
         starting = [place for place, change in enumerate(changes) if any(map(_is_start, change.steps))]
@@ -79,7 +85,8 @@ class SlotPlanner:
         if current is not None and current.name == next_name(slot) and current.state != "paused":
             self._check_name(slot)
             others = [each for each in left if each.slot == slot.name and each is not current]
-            yield self._replacing(slot, left).finishing(current, others)
+            finishing = self._replacing(slot, left, *current.ports).finishing(current, others)
+            yield replace(finishing, throttle=self.throttle if others and self.ready else 0)
             if others and self._fits(current, slot):
                 return
             own = container_name(slot)
@@ -91,8 +98,13 @@ class SlotPlanner:
         else:
             yield self._placed(slot, current, left)
 
-    def _replacing(self, slot: Slot, containers: tuple[Container, ...]) -> Replacing:
-        return Replacing(slot, containers, self.spec.stop_timeout, self.settle)
+    def _replacing(self, slot: Slot, containers: tuple[Container, ...], *ports: Port) -> Replacing:
+        """The new one has to stay up, and to answer at `ports`."""
+        name = next_name(slot)
+        proof = [stays_up(name, self.settle)] if self.settle else []
+        if self.ready:
+            proof += (answers(name, port, self.ready) for port in ports)
+        return Replacing(slot, containers, self.spec.stop_timeout, proof)
 
     @property
     def _ours(self) -> tuple[Container, ...]:
@@ -152,8 +164,11 @@ class SlotPlanner:
             return False
         if container is not current or not container.holds:
             return True
-        well = container.running and not container.restarts
+        well = container.running and not container.restarts and self._answers(container)
         return not well and not self._fits(container, slot)
+
+    def _answers(self, container: Container) -> bool:
+        return container.running and bool({port.host_port for port in container.ports} & self.answering)
 
     def _taken_from(self, container: Container, slot: Slot) -> Slot | None:
         """The other slot whose GPU or port the container holds (the GPUs or ports were renumbered)."""
@@ -226,8 +241,11 @@ class SlotPlanner:
             steps = EngineCall("create", {"name": name, "body": body}), EngineCall("start", {"name": name})
             return Change(f"start {name} on {gpu}: {self.spec.image}", diff, steps)
         what = ", ".join(changed_names(before, after)) or "settings"
-        begin, then = self._replacing(slot, left).steps(current, body)
-        return Change(f"replace {current.name}: other {what}", diff, tuple(begin), tuple(then))
+        at = wanted_port(self.spec, slot, port)
+        begin, then = self._replacing(slot, left, at).steps(current, body)
+        throttle = self.throttle if self.ready and self._answers(current) else 0
+        summary = f"replace {current.name}: other {what}"
+        return Change(summary, diff, tuple(begin), tuple(then), throttle=throttle)
 
     def _check_rolled_out(self, current: Container | None) -> None:
         """Raise where an upgrade started what runs: another image here would replace it without draining."""

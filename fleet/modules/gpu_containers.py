@@ -20,6 +20,7 @@ from fleet.docker.probe import (
 )
 from fleet.docker.profile import profile_probe
 from fleet.docker.references import digests_of, find_image
+from fleet.docker.staying import answering, answering_probe
 from fleet.gpu.container import ContainerSpec
 from fleet.gpu.probe import (
     GPU_PROBE,
@@ -28,7 +29,7 @@ from fleet.gpu.probe import (
     parse_gpus,
 )
 from fleet.gpu.sizes import MIB, parse_size, show_mib
-from fleet.gpu.slots import port_base, slots_of
+from fleet.gpu.slots import port_base, port_beside, slots_of
 from fleet.model.facts import Facts, Probe
 from fleet.model.slot import Gpu, Slot
 from fleet.model.steps import Change
@@ -71,6 +72,8 @@ class GpuContainersArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=T
     gpu_driver: Literal["auto", "cdi", "nvidia"] = "auto"
     share_gpu: bool = False
     settle: float = 3.0
+    ready: float = 600.0
+    throttle: int = 1
 
     def __post_init__(self) -> None:
         if not self.image or any(c.isspace() for c in self.image):
@@ -97,6 +100,10 @@ class GpuContainersArgs(Args, frozen=True, forbid_unknown_fields=True, kw_only=T
             raise ValueError(f"log_max_file is {self.log_max_file}; it must be 1 or more")
         if self.stop_timeout < 0 or not 0 <= self.settle <= 600:
             raise ValueError("stop_timeout must be 0 or more, settle from 0 to 600 seconds")
+        if not 0 <= self.ready <= 86400:
+            raise ValueError(f"ready is {self.ready:g}, not seconds from 0 (nobody waits) to 86400")
+        if self.throttle < 0:
+            raise ValueError(f"throttle is {self.throttle}, not a number of hosts (0: no bound)")
         if self.network in ("host", "none") or self.network.startswith("container:"):
             raise ValueError(
                 f"network {self.network!r} cannot publish one port per GPU; use a bridge network"
@@ -119,11 +126,13 @@ class GpuContainers:
 
     A container that already runs the same image bytes with the same settings is left alone; another is
     replaced, one GPU after the other. The new one is made before the old one stops; where the engine does not
-    take it, or it does not stay up for `settle` seconds, the old one runs again. Jobs in flight are cut: on a
-    fleet that serves, `fleet upgrade` with the image that runs drains first. What runs for a GPU that is
-    gone, or beside the right container, is removed. Slot `HOST-INDEX` publishes the port `slot_port_base` (an
-    inventory variable, 7860) plus the GPU's index. Both stay with the GPU's UUID as long as its container is
-    there, also where the driver numbers GPUs in another order after a boot.
+    take it, or it does not stay up for `settle` seconds and answer HTTP within `ready` seconds, the old one
+    runs again. Containers that answered until then go one host at a time, and none after one that failed
+    (`throttle`). Jobs in flight are cut: on a fleet that serves, `fleet upgrade` with the image that runs
+    drains first. What runs for a GPU that is gone, or beside the right container, is removed. Slot
+    `HOST-INDEX` publishes the port `slot_port_base` (an inventory variable, 7860) plus the GPU's index. Both
+    stay with the GPU's UUID as long as its container is there, also where the driver numbers GPUs in another
+    order after a boot.
 
     A unit of systemd, `fleet-slots.service`, is installed beside them. Whenever Docker starts, it starts the
     containers that Docker could not give their GPU, as happens with Docker older than 28.2 after each reboot.
@@ -156,6 +165,10 @@ class GpuContainers:
         gpu_driver: cdi, nvidia (the older runtime) or auto, which takes CDI where the engine has it (auto).
         share_gpu: start even where another program already uses the GPU (false).
         settle: seconds to wait after the last start before looking whether the containers stayed up (3).
+        ready: seconds that a container which replaces another one is given to load its model and answer; 0
+            does not wait, and all hosts go at once (600).
+        throttle: hosts that replace containers which answer at the same time, once the first of all has
+            answered again; 0 is all (1).
 
     Example:
         - name: One translator per GPU
@@ -172,7 +185,8 @@ class GpuContainers:
     args: ClassVar[type[Args]] = GpuContainersArgs
 
     def probes(self, args: GpuContainersArgs, ctx: Context) -> Sequence[Probe]:
-        """GPUs, who uses them, the engine with its images and containers, the unit for boots, what runs."""
+        """GPUs, who uses them, the engine, its images and containers, the unit for boots, what answers."""
+        base = port_base(ctx.host)
         asked = (
             GPU_PROBE,
             GPU_PROCESSES_PROBE,
@@ -180,7 +194,8 @@ class GpuContainers:
             IMAGES_PROBE,
             CONTAINERS_PROBE,
             BOOT_UNIT_PROBE,
-            profile_probe(port_base(ctx.host)),
+            profile_probe(base),
+            answering_probe(base, base + port_beside(ctx.host)),
         )
         return (*asked, image_user_probe(args.image)) if args.non_root else asked
 
@@ -217,6 +232,9 @@ class GpuContainers:
             now=engine.time,
             share_gpu=args.share_gpu,
             settle=args.settle,
+            answering=answering(facts),
+            ready=args.ready,
+            throttle=args.throttle,
         )
         return planner.changes()
 

@@ -217,8 +217,7 @@ class HostSide:
         if not container.ports:
             return ""
         port = container.ports[0]
-        local = "127.0.0.1" if port.host_ip in ("", "0.0.0.0", "::") else port.host_ip
-        text, seconds = readiness.script(readiness.Target(container.name, port.host_port, local))
+        text, seconds = readiness.script(readiness.Target(container.name, port.host_port, port.local))
         result = self._connected().script(text, timeout=seconds)
         return readiness.parse(result.out).page.trouble
 

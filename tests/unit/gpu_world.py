@@ -143,6 +143,7 @@ def facts(*found: dict[str, Any], gpus: int = 2, **answers: Answer) -> Facts:
             "docker.images": images(),
             "docker.containers": containers(*found),
             "slots.boot": boot_unit(),
+            "slots.answering": Answer(0),
             **keys,
         }
     )

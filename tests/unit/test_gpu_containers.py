@@ -3,7 +3,8 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from fleet.docker.staying import stays_up
+from fleet.docker.answers import Port
+from fleet.docker.staying import answers, stays_up
 from fleet.errors import TaskError
 from fleet.gpu.container import ContainerSpec, create_body, release_of
 from fleet.model.facts import Answer
@@ -44,14 +45,16 @@ def create(index, spec=SPEC, place=None, digest=DIGEST):
     return EngineCall("create", {"name": f"fleet-gpu-01-{index}", "body": body})
 
 
-def replaced(index, *, old=None, digest=DIGEST, holds=True, settle=3):
+def replaced(index, *, old=None, digest=DIGEST, holds=True, settle=3, ready=600):
     """The steps by which a slot's container gives way to another one, which is made before that; and the end."""
     name = f"fleet-gpu-01-{index}"
     new, old = f"{name}.next", old or name
     create = EngineCall("create", {"name": new, "body": create_body(SPEC, slot(index), digest)})
     end = replace(stop(old), undo=EngineCall("start", {"name": old}))
     begin = EngineCall("start", {"name": new}, undo=remove(new, force=True))
-    wait = (stays_up(new, settle),) if settle else ()
+    wait = [stays_up(new, settle)] if settle else []
+    if ready:
+        wait.append(answers(new, Port(7860 + index, "7860/tcp"), ready))
     named = EngineCall("rename", {"name": new, "to": name})
     order = (create, end) if holds else (end, create)
     return (*order, begin, *wait), (remove(old, force=True), named)
@@ -178,7 +181,7 @@ def test_a_moved_tag_replaces_one_after_the_other():
     name = "fleet-gpu-01-0"
     assert first.summary == f"replace {name}: other digest"
     assert first.diff == f"{name}\n  digest       {DIGEST} -> {OTHER}"
-    # A bad image costs one slot: the second is not touched until the first has stayed up.
+    # A bad image costs one slot: the second is not touched until the first has proved itself.
     assert steps_of(first) == replaced(0, digest=OTHER)
     assert steps_of(second) == replaced(1, digest=OTHER)
 
@@ -317,8 +320,37 @@ def test_one_that_runs_under_the_next_name_has_its_own_before_it_is_replaced_its
 
 def test_without_a_settle_time_a_replacement_is_not_waited_for():
     old = inspected(replace(SPEC, user="7"), slot(0))
-    (change,) = plan(replace_args(settle=0), seen=facts(old, gpus=1))
-    assert steps_of(change) == replaced(0, settle=0)
+    for times in ({"settle": 0}, {"ready": 0}, {"settle": 0, "ready": 0}):
+        (change,) = plan(replace_args(**times), seen=facts(old, gpus=1))
+        assert steps_of(change) == replaced(0, **times)
+
+
+def test_containers_that_answer_are_replaced_a_host_at_a_time_and_others_at_once():
+    old = [inspected(replace(SPEC, user="7"), slot(index)) for index in (0, 1)]
+    seen = facts(*old, slots_answering=Answer(0, b"7861\n7900\n"))
+    assert [change.throttle for change in plan(seen=seen)] == [0, 1]
+    assert [change.throttle for change in plan(replace_args(throttle=4), seen=seen)] == [0, 4]
+    assert [change.throttle for change in plan(replace_args(ready=0), seen=seen)] == [0, 0]
+    # Another program on the port of one that does not run serves nobody's jobs.
+    stopped = inspected(replace(SPEC, user="7"), slot(0), state="exited")
+    (change,) = plan(seen=facts(stopped, gpus=1, slots_answering=Answer(0, b"7860\n")))
+    assert change.throttle == 0
+
+
+def test_one_under_the_next_name_that_does_not_answer_gives_way_to_what_is_wanted_now():
+    silent = inspected(replace(SPEC, user="7"), slot(0), name="fleet-gpu-01-0.next")
+    old = inspected(replace(SPEC, user="8"), slot(0), state="exited")
+    first, second = plan(seen=facts(silent, old, gpus=1))
+    assert first.summary == "remove fleet-gpu-01-0.next: a run that was to replace fleet-gpu-01-0 ended early"
+    assert steps_of(second) == replaced(0, holds=False)
+    first, second = plan(seen=facts(silent, old, gpus=1, slots_answering=Answer(0, b"7860\n")))
+    assert first.summary == "rename fleet-gpu-01-0.next to fleet-gpu-01-0, which it replaces"
+    assert first.throttle == 1
+    # While the right one loads its model it is waited for.
+    right = inspected(SPEC, slot(0), name="fleet-gpu-01-0.next")
+    (change,) = plan(seen=facts(right, old, gpus=1))
+    steps, then = replaced(0)
+    assert steps_of(change) == (steps[1:], then)
 
 
 def replace_args(**changed):
@@ -566,6 +598,8 @@ def test_our_own_process_may_be_replaced_and_one_beside_a_right_container_distur
         ({"env": {"A": 1.1}}, r"\$\.env"),
         ({"restart": "sometimes"}, r"\$\.restart"),
         ({"ports": [80]}, "ports"),
+        ({"ready": -1}, "ready is -1"),
+        ({"throttle": -1}, "throttle is -1"),
     ],
 )
 def test_wrong_arguments_are_named(wrong, message):

@@ -175,7 +175,7 @@ def test_one_that_gives_nothing_for_long_ends_with_what_curl_said(registry, tmp_
 
 
 def test_a_limit_is_one_stream_that_curl_slows_down(registry, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "SLICE", 1.0)
+    monkeypatch.setattr(fetch, "SLICE", 30.0)
     registry.add([b"1" * 3000])
     seen: list[tuple[str, ...]] = []
 

@@ -26,7 +26,9 @@ LOADING: dict[str, tuple[int, str]] = {}
 
 
 @contextmanager
-def service(pages: dict[str, tuple[int, str]], missing: int = 404) -> Iterator[int]:
+def service(
+    pages: dict[str, tuple[int, str]], missing: int = 404, address: str = "127.0.0.1"
+) -> Iterator[int]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             status, body = pages.get(self.path, (missing, "nothing"))
@@ -38,7 +40,7 @@ def service(pages: dict[str, tuple[int, str]], missing: int = 404) -> Iterator[i
         def log_message(self, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer((address, 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

@@ -12,7 +12,7 @@ import pytest
 from fleet.engine.undo import taken_back
 from fleet.errors import FleetError, StepError, TaskError, UnreachableError
 from fleet.gpu.container import container_name, kept_name, release_of
-from fleet.model.facts import Facts
+from fleet.model.facts import Answer, Facts
 from fleet.model.steps import Change, EngineCall, Run, Step
 from fleet.modules.base import Context
 from fleet.modules.gpu_containers import GpuContainers, GpuContainersArgs
@@ -22,7 +22,9 @@ from tests.unit.test_gpu_containers import SPEC
 
 OWN = container_name(slot(0))
 NEXT = f"{OWN}.next"
-KINDS = {name: replace(SPEC, env={"KIND": name}) for name in ("old", "good", "bad", "refused", "kept")}
+KINDS = {
+    name: replace(SPEC, env={"KIND": name}) for name in ("old", "good", "bad", "mute", "refused", "kept")
+}
 KEPT = kept_name(slot(0), release_of(KINDS["kept"], DIGEST))
 Names = dict[str, tuple[str, bool]]
 """What each container is of, and whether it is up."""
@@ -47,7 +49,8 @@ class Killed(BaseException):
 
 
 class Engine:
-    """Containers by name. `bad` ones start and do not stay up, `refused` ones cannot be made."""
+    """Containers by name. `bad` ones start and do not stay up, `mute` ones do and never answer, `refused` ones
+    cannot be made."""
 
     def __init__(self, names: Mapping[str, tuple[str, bool]]) -> None:
         self.names = dict(names)
@@ -56,7 +59,7 @@ class Engine:
 
     @property
     def up(self) -> set[str]:
-        return {kind for kind, up in self.names.values() if up and kind != "bad"}
+        return {kind for kind, up in self.names.values() if up and kind not in ("bad", "mute")}
 
     def facts(self) -> Facts:
         never, then = "0001-01-01T00:00:00Z", "2026-03-01T09:00:00Z"
@@ -78,16 +81,18 @@ class Engine:
                     finished=then if state == "exited" else never,
                 )
             )
-        return facts(*rows, gpus=1)
+        return facts(*rows, gpus=1, slots_answering=Answer(0, b"7860\n" if self.up else b""))
 
     def execute(self, step: Step, progress: Any) -> None:
         if self.left == 0:
             raise Killed
         self.left -= 1
         if isinstance(step, Run):
-            name = step.argv[4] if step.argv[0] == "sh" else None
-            if name is not None and self.names[name] not in {(kind, True) for kind in KINDS if kind != "bad"}:
-                raise StepError(f"{name} does not stay up")
+            if step.argv[0] == "sh":
+                question, name = step.argv[3:5]
+                kind, up = self.names[name]
+                if not up or kind == "bad" or (kind == "mute" and question == "answers"):
+                    raise StepError(f"{name} does not do what {question} asks")
             return
         assert isinstance(step, EngineCall)
         getattr(self, f"_{step.operation}")(str(step.arguments["name"]), step.arguments)
@@ -177,7 +182,7 @@ def test_whatever_two_runs_were_killed_at_the_next_one_ends_it_and_the_one_after
             assert "kept" not in engine.gone, where
 
 
-@pytest.mark.parametrize("wrong", ["bad", "refused"])
+@pytest.mark.parametrize("wrong", ["bad", "mute", "refused"])
 @pytest.mark.parametrize("start", STARTS, ids=title)
 def test_what_cannot_run_leaves_a_slot_up_wherever_a_run_was_killed_before(start: Names, wrong: str) -> None:
     for killed_at, twice in product(range(10), (False, True)):
@@ -191,9 +196,9 @@ def test_what_cannot_run_leaves_a_slot_up_wherever_a_run_was_killed_before(start
 
 @pytest.mark.parametrize("start", STARTS, ids=title)
 def test_a_bad_one_that_was_killed_at_any_step_gives_way(start: Names) -> None:
-    for killed_at in range(10):
+    for killed_at, wrong in product(range(10), ("bad", "mute")):
         engine = Engine(start)
-        cut_short(engine, "bad", killed_at)
+        cut_short(engine, wrong, killed_at)
         provision(engine, "good")
         assert engine.names[OWN] == ("good", True), (killed_at, engine.names)
         assert plan("good", engine.facts()) == []
