@@ -172,34 +172,34 @@ def check_reach(patient: Patient) -> Verdict:
     if not tried:
         return skipped("no slot is in its configuration")
     # They were tried side by side, and told as they ended.
-    troubles = [trouble for row in sorted(tried) if (trouble := _unreached(row, patient.host)) is not None]
+    troubles = [trouble for row in sorted(tried) if (trouble := _unreached(row, patient)) is not None]
     return judged(f"{len(tried)} slots", troubles)
 
 
-def _unreached(row: list[str], balancer: Host) -> Trouble | None:
+def _unreached(row: list[str], patient: Patient) -> Trouble | None:
     slot, address, port, rc = row[1], row[2], row[3], int(row[4])
     said = row[5] if len(row) > 5 else ""
     if rc == 0:
         return None
-    host = slot.rpartition("-")[0]
+    host, name = slot.rpartition("-")[0], patient.host.name
     if rc == _TIMED_OUT:
         return Trouble(
             "a balancer gets no answer from a slot's port",
             f"let {{host}} through to {address} port {port} (firewalls, slot_firewall_allow)",
-            f"from {balancer.name} to {address}:{port}: no answer in 3 s",
+            f"from {name} to {address}:{port}: no answer in 3 s",
             slot,
         )
     if "refused" in said.lower():
         return Trouble(
             "nothing listens on a slot's port",
-            f"does its container run (`fleet status`)? Its log: `docker logs fleet-{slot}` on {host}",
-            f"from {balancer.name} to {address}:{port}: {said}",
+            f"does its container run (`fleet status`)? Its log: {patient.log_of(slot)} on {host}",
+            f"from {name} to {address}:{port}: {said}",
             slot,
         )
     return Trouble(
         "a balancer cannot connect to a slot",
         f"is fleet_address of {host} right, and is there a route? `ip route get {address}` on {{host}}",
-        f"from {balancer.name} to {address}:{port}: {said or f'exit code {rc}'}",
+        f"from {name} to {address}:{port}: {said or f'exit code {rc}'}",
         slot,
     )
 

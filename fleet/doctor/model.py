@@ -45,11 +45,15 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check found on one host: `found` in a few words, the troubles, or why it could not look."""
+    """What a check found on one host: `found` in a few words, the troubles, or why it could not look.
+
+    `at_work` is what works on the fleet now, and may be what other checks find.
+    """
 
     found: str = ""
     troubles: tuple[Trouble, ...] = ()
     skipped: str = ""
+    at_work: str = ""
 
 
 def well(found: str) -> Verdict:

@@ -80,6 +80,21 @@ class Patient:
         """The host's slots; None where no driver answers. Raises InputError for variables that are wrong."""
         return slots_of(self.host, self.facts)
 
+    def of_slot(self, name: str) -> tuple[Container, ...]:
+        """The slot's containers, on whichever host that answered; the one that tells most of it first.
+
+        That is one that runs or is about to, then the one with the slot's name; others wait for a rollback.
+        """
+        facts = self.fleet.get(name.rpartition("-")[0], self.facts)
+        found = parse_containers(facts.get(CONTAINERS_PROBE.key, ABSENT)) or ()
+        mine = (each for each in found if each.slot == name)
+        return tuple(sorted(mine, key=lambda each: (not each.holds, each.name != f"fleet-{name}")))
+
+    def log_of(self, name: str) -> str:
+        """What shows the log of a slot's container."""
+        mine = self.of_slot(name)
+        return f"`docker logs {mine[0].name if mine else f'fleet-{name}'}`"
+
     def slot_name(self, gpu: Gpu) -> str:
         """The slot of a GPU: its number stays with its containers where the driver counts otherwise."""
         found = (slot.name for slot in self.slots or () if slot.uuid == gpu.uuid)

@@ -10,7 +10,6 @@ from fleet.model.facts import Probe
 from fleet.model.host import Host
 
 NAME = "rollout"
-_AT_WORK = "at work: "
 
 
 def rollout_probes(host: Host) -> tuple[Probe, ...]:
@@ -26,7 +25,7 @@ def check_rollout(patient: Patient) -> Verdict:
     if found is None:
         return well("none has begun and not ended")
     if found.going:
-        return well(f"{_AT_WORK}{_words(found)}")
+        return Verdict(f"at work: {_words(found)}", at_work=_words(found))
     trouble = Trouble("an upgrade has not ended, and nobody goes on with it", found.remedy, _words(found))
     return judged(_words(found), (trouble,))
 
@@ -37,8 +36,7 @@ def note(report: Report) -> str:
     if all(each.check.name == NAME for each in report.findings):
         return ""
     for each in mine:
-        if each.verdict.found.startswith(_AT_WORK):
-            what = each.verdict.found.removeprefix(_AT_WORK)
+        if what := each.verdict.at_work:
             return f"{what} is at work: what it holds out of traffic is told here, too; look again at its end"
     if any(each.verdict.troubles for each in mine):
         return "end the upgrade first: what it holds out of traffic is told here, too"

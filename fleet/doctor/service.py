@@ -12,6 +12,7 @@ from fleet.doctor.model import Check, Fix, Trouble, Verdict, bad, judged, skippe
 from fleet.doctor.patient import ABSENT, Patient
 from fleet.errors import InputError
 from fleet.gpu.agent import DEFAULT_PORT, PROGRAM_FILE, UNIT
+from fleet.gpu.container import is_next
 from fleet.gpu.probe import GPU_PROBE, GPU_PROCESSES_PROBE, parse_gpu_processes
 from fleet.gpu.slots import port_base, ports_of
 from fleet.model.facts import Probe
@@ -109,7 +110,7 @@ def _by_labels(patient: Patient) -> Iterator[Trouble]:
         if not mine:
             yield Trouble(
                 "a GPU has no running container",
-                f"{_PROVISION}; where it does not stay up, `docker logs fleet-{slot}` on {{host}}",
+                f"{_PROVISION}; where it does not stay up, {patient.log_of(slot)} on {{host}}",
                 _ended(patient, slot),
                 slot,
             )
@@ -117,6 +118,13 @@ def _by_labels(patient: Patient) -> Iterator[Trouble]:
             names = ", ".join(each.name for each in mine)
             yield Trouble(
                 "several containers run on one GPU", f"{_PROVISION} leaves the right one", names, slot
+            )
+        elif is_next(mine[0]):
+            yield Trouble(
+                "a container was to be replaced, and that has not ended",
+                f"where `fleet provision` is not at work: {_PROVISION}",
+                f"{mine[0].name} runs",
+                slot,
             )
         elif mine[0].slot != slot:
             yield Trouble(
@@ -134,14 +142,11 @@ def _by_labels(patient: Patient) -> Iterator[Trouble]:
 
 def _ended(patient: Patient, slot: str) -> str:
     """How its container ended, where it has one."""
-    mine = [each for each in patient.containers or () if each.slot == slot]
+    mine = patient.of_slot(slot)
     if not mine:
         return ""
-    # One that an upgrade keeps for a rollback may stand beside it.
-    last = next((each for each in mine if each.name == f"fleet-{slot}"), mine[-1])
-    return f"{last.name} is {last.state}" + (
-        f", exit code {last.exit_code}" if last.state == "exited" else ""
-    )
+    code = f", exit code {mine[0].exit_code}" if mine[0].state == "exited" else ""
+    return f"{mine[0].name} is {mine[0].state}{code}"
 
 
 def _by_processes(patient: Patient) -> Iterator[Trouble]:

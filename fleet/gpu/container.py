@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
+from fleet.docker.answers import Container
 from fleet.model.slot import Slot
 
 CDI_KIND = "nvidia.com/gpu"
@@ -88,6 +89,11 @@ def container_name(slot: Slot) -> str:
 def next_name(slot: Slot) -> str:
     """The name of a container that is about to have the slot's own."""
     return f"{container_name(slot)}.next"
+
+
+def is_next(container: Container) -> bool:
+    """True for one that is about to have its slot's own name."""
+    return container.slot is not None and container.name == f"fleet-{container.slot}.next"
 
 
 def kept_name(slot: Slot, release: str) -> str:

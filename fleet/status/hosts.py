@@ -11,6 +11,7 @@ from fleet.balancer.stats import parse_balancer
 from fleet.docker.answers import Container
 from fleet.docker.probe import CONTAINERS_PROBE, ENGINE_PROBE, parse_containers, parse_engine
 from fleet.errors import FleetError, UnreachableError
+from fleet.gpu.container import is_next
 from fleet.gpu.probe import GPU_PROBE, driver_problem, faulty_gpus, parse_gpus
 from fleet.gpu.slots import slots_of
 from fleet.model.facts import Answer, Facts
@@ -174,6 +175,12 @@ def _slot_problems(
             yield Problem(slot.name, f"its container {word} {slot.state}{code}", log)
         elif slot.health == "unhealthy":
             yield Problem(slot.name, "its container fails its own health check")
+        elif any(is_next(each) and each.name == slot.container for each in containers or ()):
+            yield Problem(
+                slot.name,
+                f"its container was to be replaced, and that has not ended: {slot.container} runs",
+                f"where `fleet provision` is not at work: {_PROVISION}",
+            )
         running = [c.name for c in containers or () if c.slot == slot.name and c.running]
         if len(running) > 1:
             yield Problem(slot.name, f"several containers run on one GPU: {', '.join(running)}", _PROVISION)

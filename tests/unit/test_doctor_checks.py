@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from fleet.doctor.balancers import REACH_PROBE
 from fleet.doctor.checks import ALL
 from fleet.doctor.connection import refused
 from fleet.doctor.containers import CDI_PROBE, ENGINE_UNIT_PROBE, TOOLKIT_PROBE
@@ -15,6 +16,7 @@ from fleet.doctor.firewall import RULES_PROBE
 from fleet.doctor.health import HEALTH_PROBE, XID_PROBE, xids
 from fleet.doctor.inside import INSIDE_PROBE
 from fleet.doctor.packages import PACKAGES_PROBE
+from fleet.doctor.patient import Patient
 from fleet.doctor.service import AGENT_PROBE, PORTS_PROBE
 from fleet.doctor.system import SYSTEM_PROBE
 from fleet.errors import StepError, UnreachableError
@@ -570,6 +572,25 @@ def test_a_card_without_a_container_and_one_with_two():
     assert "fleet-gpu-01-1 is exited, exit code 3" in one("service/slots", None, RUNNING[0], stopped, kept)
     second = gpu_world.inspected(world.SPEC, gpu_world.slot(1), name="copy")
     assert "copy, fleet-gpu-01-1" in one("service/slots", None, *RUNNING, second)
+
+
+def test_a_replacement_that_has_not_ended_is_told_and_the_log_is_that_of_the_one_to_come():
+    old = gpu_world.inspected(world.SPEC, gpu_world.slot(1), state="exited", exit_code=137)
+    loading = gpu_world.inspected(world.SPEC, gpu_world.slot(1), name="fleet-gpu-01-1.next")
+    told = one("service/slots", None, RUNNING[0], old, loading)
+    assert "was to be replaced, and that has not ended" in told
+    assert "fleet provision" in told
+    crashing = {**loading, "State": {**loading["State"], "Status": "restarting"}}
+    told = one("service/slots", None, RUNNING[0], old, crashing)
+    assert "docker logs fleet-gpu-01-1.next" in told
+    assert "fleet-gpu-01-1.next is restarting" in told
+    refused = {REACH_PROBE.key: text("reach gpu-01-1 10.0.0.1 7861 1 Connection refused\n")}
+    seen = gpu_facts({"docker.containers": gpu_world.containers(RUNNING[0], old, loading)})
+    balancer = Patient(
+        world.LB, world.lb_facts(refused), {"gpu-01": world.GPU, "lb-01": world.LB}, {"gpu-01": seen}
+    )
+    (trouble,) = CHECKS["balancers/reach"].judge(balancer).troubles
+    assert "docker logs fleet-gpu-01-1.next" in trouble.remedy
 
 
 def app(index, pid, container="", name="python3"):

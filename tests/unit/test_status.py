@@ -171,6 +171,19 @@ def test_a_stopped_one_kept_for_rollback_is_not_the_slot():
     assert status.slots[0].container == "fleet-gpu-01-0"
 
 
+def test_a_replacement_that_has_not_ended_is_told():
+    new = inspected(SPEC, slot(0), name="fleet-gpu-01-0.next")
+    old = inspected(replace(SPEC, user="7"), slot(0), state="exited")
+    status = summarise([HOST], {"gpu-01": gpu_host(new, old, RUNNING[1])})
+    what = "its container was to be replaced, and that has not ended: fleet-gpu-01-0.next runs"
+    assert told(status) == [("gpu-01-0", what)]
+    # One that never started is nothing but a leftover.
+    unused = inspected(
+        SPEC, slot(0), name="fleet-gpu-01-0.next", state="created", started="0001-01-01T00:00:00Z"
+    )
+    assert summarise([HOST], {"gpu-01": gpu_host(unused, *RUNNING)}).ok
+
+
 def test_an_unhealthy_container():
     sick = inspected(SPEC, slot(0))
     sick["State"]["Health"] = {"Status": "unhealthy"}

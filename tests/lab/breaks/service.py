@@ -65,6 +65,9 @@ SLOTS = Round(
                   "docker logs fleet-gpu-02-1", "gpu-02-1")
             for balancer in ("lb-01", "lb-02")
         ),
+        Break("service/slots", "a container was to be replaced, and that has not ended", "gpu-02",
+              "docker rename fleet-gpu-02-0 fleet-gpu-02-0.next", "docker rename fleet-gpu-02-0.next fleet-gpu-02-0",
+              "fleet provision --limit gpu-02", "gpu-02-0"),
         Break("service/slots", "several containers run on one GPU", "gpu-01",
               _RUN.format("second", "$(uuid 0)"), "docker rm -f second", "leaves the right one", "gpu-01-0"),
         Break("service/slots", "a container is for a GPU that is not there", "gpu-01",
