@@ -295,8 +295,9 @@ def internal(what: str, error: Exception) -> InternalError:
     import traceback
 
     frame = traceback.extract_tb(error.__traceback__)[-1]
+    notes = getattr(error, "__notes__", ())
     return InternalError(
-        f"internal error while {what}: {type(error).__name__}: {error}",
+        "; ".join((f"internal error while {what}: {type(error).__name__}: {error}", *notes)),
         output=f"at {frame.filename.rpartition('/')[2]}:{frame.lineno} in {frame.name}",
         remedy="this is a bug in fleet: please report it with this text; FLEET_DEBUG=1 shows more",
     )

@@ -28,6 +28,8 @@ def taken_back(runner: Callable[[], Runner | None]) -> Iterator[list[Step]]:
             said = _undo(ways, runner())
             if isinstance(error, FleetError):
                 error.message += f"; {said}"
+            else:
+                error.add_note(said)
         raise
 
 

@@ -32,6 +32,7 @@ from fleet.rollout.model import Entry, Header, Kind, Options, Origin, Plan
 from fleet.rollout.options import from_plain, to_plain
 from fleet.rollout.planner import plan
 from fleet.rollout.progress import progress_of
+from fleet.rollout.reaching import without_it
 from fleet.rollout.sampling import Sampler
 from fleet.rollout.setting import Setting
 from fleet.rollout.snapshot import Seen, observe
@@ -106,7 +107,9 @@ class Operation:
         self._remotes, failed = parted(ask_all(self._names, self._open_one, "connecting to the balancer"))
         if failed and not (self._reading and self._remotes):
             self.__exit__()
-            raise next(iter(failed.values()))
+            error = next(iter(failed.values()))
+            error.remedy = without_it(error)
+            raise error
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -73,5 +73,12 @@ class Reach:
 
 def cannot_be_told(error: FleetError) -> BalancerError:
     """What stops a rollout, made of the error that a balancer gave for all the time of our patience."""
-    remedy = error.remedy or "mend it, then go on with --resume"
+    remedy = f"{without_it(error)}; then go on with --resume"
     return BalancerError(error.message, output=error.output, remedy=remedy)
+
+
+def without_it(error: FleetError) -> str:
+    """The remedy for a balancer that gave the error. All must be told, so one that is gone cannot stay."""
+    if not isinstance(error, UnreachableError):
+        return error.remedy or "mend it"
+    return f"{error.remedy or 'mend it'}; where it is gone for good, take it out of the inventory"

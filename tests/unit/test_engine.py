@@ -16,7 +16,7 @@ from fleet.engine.run import RunOptions, prepare, run
 from fleet.errors import ExitCode, InputError, UnreachableError
 from fleet.inventory import load
 from fleet.model.facts import Probe
-from fleet.model.steps import Change, Operation, Run
+from fleet.model.steps import Change, EngineCall, Operation, Run
 from fleet.modules.base import Args
 from fleet.playbook.load import load_playbook
 from tests.local import LocalRemote, LocalRunner
@@ -106,7 +106,7 @@ class UndoingArgs(Args):
 
 
 class Undoing:
-    """One change that writes words into a log, each with its way back; `false` fails, `stuck` has none."""
+    """One change that writes words into a log, each with its way back; `false` fails, `stuck` has none, `bug` is a mistake."""
 
     name: ClassVar[str] = "undoing"
     args: ClassVar[type[Args]] = UndoingArgs
@@ -119,9 +119,11 @@ class Undoing:
         def run(text: str, undo: Run | None = None) -> Run:
             return Run(("sh", "-c", text), undo=undo)
 
-        def step(word: str) -> Run:
+        def step(word: str) -> Run | EngineCall:
             if word == "false":
                 return run("exit 3")
+            if word == "bug":
+                return EngineCall("bug")
             back = (
                 "echo no way back >&2; exit 4" if word == "stuck" else f"printf '{word}-back ' >>'{args.log}'"
             )
@@ -224,6 +226,13 @@ def test_what_a_failed_change_began_is_taken_back_last_step_first(fleet):
     assert error.message.endswith("; it was undone")
     fleet.run(undoing(fleet, "three"))
     assert (fleet.folder / "log").read_text().endswith(" one-back three ")
+
+
+def test_what_a_mistake_of_fleets_own_left_is_taken_back_and_told_as_well(fleet):
+    error = fleet.run(undoing(fleet, "one", "bug")).hosts["a"].tasks[0].error
+    assert (fleet.folder / "log").read_text() == "one one-back "
+    assert "internal error" in error.message
+    assert error.message.endswith("; it was undone")
 
 
 def test_what_is_left_to_do_after_the_point_of_no_return_is_not_undone(fleet):

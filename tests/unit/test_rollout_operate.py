@@ -52,8 +52,9 @@ def setting(folder: Path, opener: Balancers) -> Setting:
 
 def test_a_rollout_needs_every_balancer_and_leaves_no_connection_behind(tmp_path: Path) -> None:
     balancers = Balancers("lb-02")
-    with pytest.raises(UnreachableError, match="lb-02"), Operation(setting(tmp_path, balancers)):
+    with pytest.raises(UnreachableError, match="lb-02") as error, Operation(setting(tmp_path, balancers)):
         pass
+    assert error.value.remedy.endswith("; where it is gone for good, take it out of the inventory")
     assert balancers.open == set()
 
 
