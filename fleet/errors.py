@@ -79,7 +79,7 @@ class InternalError(TaskError):
 
 
 class HeldBackError(TaskError):
-    """Nothing was done on a host, since another one had failed before; that one's exit code stands."""
+    """A host was not gone on with, since one had failed before; that one's exit code stands."""
 
 
 class StepError(TaskError):

@@ -43,6 +43,11 @@ def is_dead(claim: Claim) -> bool:
     return _is_here(claim) and _started(claim.pid) not in (claim.started, _UNTOLD)
 
 
+def is_mine(claim: Claim) -> bool:
+    """True where the lease is this very process's."""
+    return claim.pid == os.getpid() and is_alive(claim)
+
+
 def is_alive(claim: Claim) -> bool:
     """True where the lease's process is known to run, on this machine."""
     return _is_here(claim) and _started(claim.pid) == claim.started

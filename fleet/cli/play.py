@@ -70,7 +70,16 @@ def play(
         gate = preflight(inventory.hosts) if wish.preflight else None
         with _images(work, inventory, open_host, view, options) as (listen, operations):
             operations.update(_operations(work, inventory, open_host, alone or f"fleet run {path.name}"))
-            result = run(work, inventory, open_host, listen, options, operations=operations, gate=gate)
+            result = run(
+                work,
+                inventory,
+                open_host,
+                listen,
+                options,
+                operations=operations,
+                gate=gate,
+                may=lambda: _refuse_at_work(inventory, opener(inventory, ssh), guarded),
+            )
     code = result.exit_code
     if wish.check and wish.exit_code and code == ExitCode.DONE and result.changed:
         code = ExitCode.CHANGES_PENDING
@@ -152,6 +161,15 @@ def standing_back(
         if not quiet and (line := waiting(first.seen)):
             show_warning(line)
         yield first
+
+
+def _refuse_at_work(inventory: Inventory, open_host: Opener, command: str) -> None:
+    """Raise LeaseError where a rollout of others is at work by now; at no balancer for an empty `command`."""
+    from fleet.rollout.at_work import FirstLook, refuse
+
+    if command:
+        with FirstLook(inventory, open_host) as first:
+            refuse(first.seen, command)
 
 
 def _translate(inventory: Inventory, view: RunView, document: dict[str, Any], as_json: bool) -> ExitCode:

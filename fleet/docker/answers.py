@@ -68,7 +68,7 @@ class Port:
     @property
     def local(self) -> str:
         """The address at which the host itself reaches it."""
-        return "127.0.0.1" if self.host_ip in ("", "0.0.0.0", "::") else self.host_ip
+        return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host_ip, self.host_ip)
 
 
 @dataclass(frozen=True)

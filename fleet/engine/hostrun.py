@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +21,8 @@ from fleet.engine.results import (
     TaskStarted,
 )
 from fleet.engine.runner import Runner
-from fleet.engine.throttle import Throttle
+from fleet.engine.taken import check_not_deferred, check_taken
+from fleet.engine.throttle import Throttle, Turn
 from fleet.engine.undo import taken_back
 from fleet.errors import FleetError, InternalError, TaskError, UnreachableError
 from fleet.model.facts import Facts, Probe
@@ -150,6 +152,7 @@ class HostRun:
         started = time.monotonic()
         changes: tuple[Change, ...] = ()
         status: Status = "ok"
+        reason = bound.skipped
         error: FleetError | None = None
         self._pending = [later for later in self._pending if later is not bound]
         try:
@@ -159,8 +162,10 @@ class HostRun:
                 changes = self._plan(bound, fleet)
                 if changes:
                     status = "changed"
-                    if not self._set.check:
-                        self._apply(bound, changes, fleet)
+                    done = None if self._set.check else self._apply(bound, changes, fleet)
+                    if done is not None:
+                        changes, reason = done, "the run was interrupted"
+                        status = "changed" if done else "skipped"
         except UnreachableError as lost:
             status, error = "failed", lost
             self._lost(lost)
@@ -178,7 +183,7 @@ class HostRun:
             status=status,
             changes=changes,
             error=error,
-            reason=bound.skipped,
+            reason=reason,
             seconds=time.monotonic() - started,
             ignored=bound.task.ignore_errors and error is not None and self.result.error is None,
         )
@@ -193,49 +198,62 @@ class HostRun:
 
     def _apply(
         self, bound: BoundTask, changes: Sequence[Change], fleet: Callable[[], Mapping[str, Facts]]
-    ) -> None:
-        """Execute the changes, look again, and hold the module to its word."""
+    ) -> tuple[Change, ...] | None:
+        """Execute the changes, look again, and hold the module to its word.
+
+        Where the run is to end, those that were done are returned, and the others left.
+        """
         assert self._runner is not None
-        if waiting := [change for change in changes if change.deferred]:
-            remedies = dict.fromkeys(change.remedy for change in waiting if change.remedy)
-            raise TaskError(
-                f"cannot be done yet: {'; '.join(change.summary for change in waiting)}",
-                remedy="; ".join(remedies)
-                or "what this depends on was not there when the task came; run the tasks before it",
-            )
+        check_not_deferred(changes)
         self._set.listen(TaskStarted(self._host, bound.name))
-        done: list[str] = []
+        done: list[Change] = []
         try:
-            for change in changes:
-                self._carry_out(change, bound.name)
-                done.append(change.summary)
+            while changes:
+                if changes[0].throttle is None:
+                    self._carry_out(changes[0], bound.name)
+                    done.append(changes[0])
+                    changes = changes[1:]
+                    continue
+                with self._turn(changes[0], changes[0].throttle, bound.name) as turn:
+                    if turn is None:
+                        return tuple(done)
+                    # The turn may have been waited for as long as all other hosts took.
+                    self._look_once_more([bound, *self._pending])
+                    changes = self._plan(bound, fleet)
+                    check_not_deferred(changes)
+                    if changes:
+                        turn.begun = True
+                        self._carry_out(changes[0], bound.name)
+                        done.append(changes[0])
+                        self._look([bound, *self._pending])
+                        changes = self._plan(bound, fleet)
+                        check_taken(changes, done)
             self._look([bound, *self._pending])
-            left = self._plan(bound, fleet) if getattr(bound.module, "verifies", True) else ()
+            if getattr(bound.module, "verifies", True):
+                check_taken(self._plan(bound, fleet))
         except FleetError as error:
             if done:
                 more = f" and {len(done) - _TOLD} more" if len(done) > _TOLD else ""
-                error.message += f"; done before that: {', '.join(done[:_TOLD])}{more}"
+                error.message += f"; done before that: {', '.join(c.summary for c in done[:_TOLD])}{more}"
             raise
-        if left:
-            raise TaskError(
-                f"did not take: still to do after the change: {'; '.join(c.summary for c in left)}",
-                output="\n".join(c.diff for c in left if c.diff),
-            )
+        return None
 
-    def _carry_out(self, change: Change, task: str) -> None:
+    def _turn(self, change: Change, most: int, task: str) -> AbstractContextManager[Turn | None]:
         report = self._progress(task)
 
         def waits(text: str) -> None:
             report(f"{change.summary}; {text}", 0, 0)
 
-        with self._set.throttle.turn(self._host, change.throttle, self._set.stop, waits):
-            report(change.summary, 0, 0)
-            with taken_back(lambda: self._runner) as begun:
-                for step in change.steps:
-                    begun.append(step)
-                    self._execute(step, task)
-            for step in change.then:
+        return self._set.throttle.turn(self._host, most, self._set.stop, waits)
+
+    def _carry_out(self, change: Change, task: str) -> None:
+        self._set.listen(TaskProgress(self._host, task, change.summary))
+        with taken_back(lambda: self._runner) as begun:
+            for step in change.steps:
+                begun.append(step)
                 self._execute(step, task)
+        for step in change.then:
+            self._execute(step, task)
 
     def _execute(self, step: Step, task: str) -> None:
         assert self._runner is not None
@@ -283,6 +301,15 @@ class HostRun:
         assert self._remote is not None
         probes: list[Probe] = [*(probe for bound in tasks for probe in bound.probes()), *more]
         self.facts = merged(self.facts, look(self._remote, probes, timeout=LOOK_TIMEOUT))
+
+    def _look_once_more(self, tasks: Iterable[BoundTask]) -> None:
+        """Look, on a new connection where the one of before is lost."""
+        try:
+            self._look(tasks)
+        except UnreachableError:
+            self._disconnect()
+            self._remote, self._runner = self._open(self._host)
+            self._look(tasks)
 
     def _lost(self, error: FleetError) -> None:
         self.result.error = error

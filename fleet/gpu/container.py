@@ -81,6 +81,9 @@ def release_of(spec: ContainerSpec, digest: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+_NEXT = ".next"
+
+
 def container_name(slot: Slot) -> str:
     """The name of a slot's container."""
     return f"fleet-{slot.name}"
@@ -88,12 +91,12 @@ def container_name(slot: Slot) -> str:
 
 def next_name(slot: Slot) -> str:
     """The name of a container that is about to have the slot's own."""
-    return f"{container_name(slot)}.next"
+    return f"{container_name(slot)}{_NEXT}"
 
 
 def is_next(container: Container) -> bool:
     """True for one that is about to have its slot's own name."""
-    return container.slot is not None and container.name == f"fleet-{container.slot}.next"
+    return container.slot is not None and container.name == f"fleet-{container.slot}{_NEXT}"
 
 
 def kept_name(slot: Slot, release: str) -> str:

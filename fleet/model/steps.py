@@ -85,8 +85,9 @@ class Change:
     will be depends on changes before it in the same run ("containers for the GPUs found then"), and `remedy`
     what to do where these did not bring about what it waits for.
 
-    `throttle` is for what the service feels: so many hosts of a run at most are in such a change at a time,
-    only one until the first has come to its end, and none begins it after one that failed. 0 is no bound.
+    `throttle` is for what the service feels, None for all else: so many hosts of a run at most are in such a
+    change at a time (0 is no bound), only one until the first has come to its end, and none begins it after
+    one that failed. The host is looked at, and its plan made, anew before and after.
     """
 
     summary: str
@@ -94,7 +95,7 @@ class Change:
     steps: tuple[Step, ...] = ()
     then: tuple[Step, ...] = ()
     remedy: str = ""
-    throttle: int = 0
+    throttle: int | None = None
 
     @property
     def deferred(self) -> bool:

@@ -8,7 +8,7 @@ stay up, or never answers, the old one runs again (docs/decisions/0017-made-befo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fleet.docker.answers import Container
@@ -19,11 +19,15 @@ from fleet.model.steps import Change, EngineCall, Step
 
 def removal(container: Container, stop_timeout: int) -> tuple[Step, ...]:
     """The steps after which the container is gone; it is given `stop_timeout` seconds to end."""
-    name = {"name": container.name}
-    remove = EngineCall("remove", name)
+    remove = on("remove", container)
     if not container.holds:
         return (remove,)
-    return EngineCall("stop", {**name, "timeout": stop_timeout}), remove
+    return on("stop", container, timeout=stop_timeout), remove
+
+
+def on(operation: str, container: Container, **more: Any) -> EngineCall:
+    """A step for this very container, whatever it is called by then: names change hands."""
+    return EngineCall(operation, {"name": container.name, "id": container.id, **more})
 
 
 @dataclass(frozen=True)
@@ -45,38 +49,35 @@ class Replacing:
         stop = self._stop(current)
         # What runs goes on until the engine has taken the new one; what does not is the way back as well.
         begin: list[Step] = [create, stop] if current.holds else [stop, create]
-        return [*begin, *self._start()], [
-            EngineCall("remove", {"name": current.name, "force": True}),
+        return [*begin, *self._start({"name": next_name(self.slot)})], [
+            on("remove", current, force=True),
             *(self._aside(other) for other in self._own() if other is not current),
-            *self._named(),
+            EngineCall("rename", {"name": next_name(self.slot), "to": container_name(self.slot)}),
         ]
 
-    def finishing(self, found: Container, others: Iterable[Container]) -> Change:
+    def finishing(self, found: Container, others: Iterable[Container], *, proved: bool) -> Change:
         """The end of a replacement that was interrupted while `found` had the next name.
 
-        Where one of the slot's `others` is there yet, `found` has to prove itself first, and that one runs
-        again where it does not.
+        Unless it has `proved` itself, it has to where one of the slot's `others` is there yet, and that one
+        runs again where it does not.
         """
         own = container_name(self.slot)
         summary = f"rename {found.name} to {own}, which it replaces"
         before = sorted(others, key=lambda c: (c.name == own, c.finished.timestamp() if c.finished else 0.0))
-        if not before:
-            return Change(summary, steps=tuple(self._named()))
-        gone = [EngineCall("remove", {"name": own, "force": True})] if before[-1].name == own else []
-        return Change(summary, steps=(self._stop(before[-1]), *self._start()), then=(*gone, *self._named()))
+        gone = [on("remove", each, force=True) for each in before[-1:] if each.name == own]
+        named = on("rename", found, to=own)
+        if proved or not before:
+            return Change(summary, steps=(*gone, named))
+        start = self._start({"name": found.name, "id": found.id})
+        return Change(summary, steps=(self._stop(before[-1]), *start), then=(*gone, named))
 
     def _stop(self, old: Container) -> Step:
-        name = {"name": old.name}
-        return EngineCall("stop", {**name, "timeout": self.stop_timeout}, undo=EngineCall("start", name))
+        return replace(on("stop", old, timeout=self.stop_timeout), undo=on("start", old))
 
-    def _start(self) -> Iterable[Step]:
-        name = next_name(self.slot)
+    def _start(self, which: Mapping[str, Any]) -> Iterable[Step]:
         # It must be gone before the old one can have the port again.
-        yield EngineCall("start", {"name": name}, undo=EngineCall("remove", {"name": name, "force": True}))
+        yield EngineCall("start", which, undo=EngineCall("remove", {**which, "force": True}))
         yield from self.proof
-
-    def _named(self) -> Iterable[Step]:
-        yield EngineCall("rename", {"name": next_name(self.slot), "to": container_name(self.slot)})
 
     def _own(self) -> Iterable[Container]:
         return (each for each in self.containers if each.name == container_name(self.slot))
@@ -85,5 +86,5 @@ class Replacing:
         """One that bears the slot's name and does not serve: a rollback may want it."""
         name = kept_name(self.slot, other.labels.get("fleet.release", ""))
         if any(each.name == name for each in self.containers):
-            return EngineCall("remove", {"name": other.name, "force": True})
-        return EngineCall("rename", {"name": other.name, "to": name})
+            return on("remove", other, force=True)
+        return on("rename", other, to=name)

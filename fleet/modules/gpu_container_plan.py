@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TypeGuard
 
 from fleet.docker.answers import Container, Port
 from fleet.docker.boot import lost
+from fleet.docker.heard import Heard
 from fleet.docker.staying import answers, stays_up
 from fleet.gpu.container import ContainerSpec, container_name, create_body, next_name, release_of
 from fleet.gpu.probe import GpuProcess
 from fleet.gpu.slots import ports_of
 from fleet.model.slot import Slot
 from fleet.model.steps import Change, EngineCall, Run, Step
-from fleet.modules._replacing import Replacing, removal
+from fleet.modules._replacing import Replacing, on, removal
 from fleet.modules.base import Context
 from fleet.modules.gpu_container_diff import (
     NOT_APPLIED,
@@ -38,8 +39,8 @@ class SlotPlanner:
 
     `digests` are all digests the release's image goes by, the preferred one first. `now` is the host's clock.
     `settle` is the wait in seconds after the last start, for what ends at once to have ended. What replaces
-    another one is given `ready` seconds to answer; 0 does not wait. `answering` are the ports that do so now;
-    at most `throttle` hosts at a time replace what is there, 0 is no bound.
+    another one is given `ready` seconds to answer; 0 does not wait. `heard` is what the ports say now; at
+    most `throttle` hosts at a time replace what may serve, 0 is no bound.
     """
 
     ctx: Context
@@ -51,7 +52,7 @@ class SlotPlanner:
     now: datetime | None = None
     share_gpu: bool = False
     settle: float = 3.0
-    answering: frozenset[int] = frozenset()
+    heard: Heard = field(default_factory=Heard)
     ready: float = 600.0
     throttle: int = 1
 
@@ -85,8 +86,9 @@ class SlotPlanner:
         if current is not None and current.name == next_name(slot) and current.state != "paused":
             self._check_name(slot)
             others = [each for each in left if each.slot == slot.name and each is not current]
-            finishing = self._replacing(slot, left, *current.ports).finishing(current, others)
-            yield replace(finishing, throttle=self.throttle if others and self.ready else 0)
+            proved = current.running and bool(_ports(current) & self.heard.answer)
+            change = self._replacing(slot, left, *current.ports).finishing(current, others, proved=proved)
+            yield change if proved or not others else self._throttled(change, current)
             if others and self._fits(current, slot):
                 return
             own = container_name(slot)
@@ -103,8 +105,21 @@ class SlotPlanner:
         name = next_name(slot)
         proof = [stays_up(name, self.settle)] if self.settle else []
         if self.ready:
-            proof += (answers(name, port, self.ready) for port in ports)
+            proof += (answers(name, self._bound(port), self.ready) for port in ports)
         return Replacing(slot, containers, self.spec.stop_timeout, proof)
+
+    def _bound(self, port: Port) -> Port:
+        return port if port.host_ip else replace(port, host_ip=self.spec.bind)
+
+    def _throttled(self, change: Change, current: Container) -> Change:
+        """A change of a slot's container is felt where that serves; where nobody waits, all go at once."""
+        if not self.ready:
+            return change
+        return replace(change, throttle=self.throttle if self._may_serve(current) else 0)
+
+    def _may_serve(self, container: Container) -> bool:
+        """True unless it surely does not."""
+        return container.running and not _ports(container) & self.heard.silent
 
     @property
     def _ours(self) -> tuple[Container, ...]:
@@ -164,19 +179,15 @@ class SlotPlanner:
             return False
         if container is not current or not container.holds:
             return True
-        well = container.running and not container.restarts and self._answers(container)
+        well = not container.restarts and self._may_serve(container)
         return not well and not self._fits(container, slot)
-
-    def _answers(self, container: Container) -> bool:
-        return container.running and bool({port.host_port for port in container.ports} & self.answering)
 
     def _taken_from(self, container: Container, slot: Slot) -> Slot | None:
         """The other slot whose GPU or port the container holds (the GPUs or ports were renumbered)."""
         if self._fits(container, slot):
             return None
-        ports = {port.host_port for port in container.ports}
         for other in self.slots:
-            if other is not slot and (other.uuid in container.gpus or other.port in ports):
+            if other is not slot and (other.uuid in container.gpus or other.port in _ports(container)):
                 return other
         return None
 
@@ -204,7 +215,7 @@ class SlotPlanner:
             why = f"Docker could not give it its GPU ({container.error})"
         yield Change(
             f"start {container.name}" + (f": {why}" if why else ""),
-            steps=(EngineCall("start", {"name": container.name}),),
+            steps=(on("start", container),),
         )
 
     def _check_applied(self, container: Container) -> None:
@@ -243,9 +254,8 @@ class SlotPlanner:
         what = ", ".join(changed_names(before, after)) or "settings"
         at = wanted_port(self.spec, slot, port)
         begin, then = self._replacing(slot, left, at).steps(current, body)
-        throttle = self.throttle if self.ready and self._answers(current) else 0
-        summary = f"replace {current.name}: other {what}"
-        return Change(summary, diff, tuple(begin), tuple(then), throttle=throttle)
+        change = Change(f"replace {current.name}: other {what}", diff, tuple(begin), tuple(then))
+        return self._throttled(change, current)
 
     def _check_rolled_out(self, current: Container | None) -> None:
         """Raise where an upgrade started what runs: another image here would replace it without draining."""
@@ -307,6 +317,10 @@ class SlotPlanner:
                 + ", ".join(users),
                 remedy="end it, or set share_gpu: true where both are meant to share the GPU",
             )
+
+
+def _ports(container: Container) -> set[int]:
+    return {port.host_port for port in container.ports}
 
 
 def _is_start(step: Step) -> TypeGuard[EngineCall]:

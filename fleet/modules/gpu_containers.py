@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
+from fleet.docker.heard import heard, heard_probe
 from fleet.docker.probe import (
     CONTAINERS_PROBE,
     ENGINE_PROBE,
@@ -20,7 +21,6 @@ from fleet.docker.probe import (
 )
 from fleet.docker.profile import profile_probe
 from fleet.docker.references import digests_of, find_image
-from fleet.docker.staying import answering, answering_probe
 from fleet.gpu.container import ContainerSpec
 from fleet.gpu.probe import (
     GPU_PROBE,
@@ -127,12 +127,12 @@ class GpuContainers:
     A container that already runs the same image bytes with the same settings is left alone; another is
     replaced, one GPU after the other. The new one is made before the old one stops; where the engine does not
     take it, or it does not stay up for `settle` seconds and answer HTTP within `ready` seconds, the old one
-    runs again. Containers that answered until then go one host at a time, and none after one that failed
-    (`throttle`). Jobs in flight are cut: on a fleet that serves, `fleet upgrade` with the image that runs
-    drains first. What runs for a GPU that is gone, or beside the right container, is removed. Slot
-    `HOST-INDEX` publishes the port `slot_port_base` (an inventory variable, 7860) plus the GPU's index. Both
-    stay with the GPU's UUID as long as its container is there, also where the driver numbers GPUs in another
-    order after a boot.
+    runs again. Over all hosts of a run one GPU has that at a time, where its container may serve
+    (`throttle`), and none after one that failed. Jobs in flight are cut: on a fleet that serves, `fleet
+    upgrade` with the image that runs drains first. What runs for a GPU that is gone, or beside the right
+    container, is removed. Slot `HOST-INDEX` publishes the port `slot_port_base` (an inventory variable, 7860)
+    plus the GPU's index. Both stay with the GPU's UUID as long as its container is there, also where the
+    driver numbers GPUs in another order after a boot.
 
     A unit of systemd, `fleet-slots.service`, is installed beside them. Whenever Docker starts, it starts the
     containers that Docker could not give their GPU, as happens with Docker older than 28.2 after each reboot.
@@ -165,10 +165,10 @@ class GpuContainers:
         gpu_driver: cdi, nvidia (the older runtime) or auto, which takes CDI where the engine has it (auto).
         share_gpu: start even where another program already uses the GPU (false).
         settle: seconds to wait after the last start before looking whether the containers stayed up (3).
-        ready: seconds that a container which replaces another one is given to load its model and answer; 0
-            does not wait, and all hosts go at once (600).
-        throttle: hosts that replace containers which answer at the same time, once the first of all has
-            answered again; 0 is all (1).
+        ready: seconds that a container which replaces another one is given to load its model, and to answer
+            `GET /` by plain HTTP with anything below 500; 0 does not wait, and all hosts go at once (600).
+        throttle: so many hosts at a time replace containers that may serve, once the first GPU of all is
+            back; 0 is all (1). One that surely does not answer waits for nobody.
 
     Example:
         - name: One translator per GPU
@@ -195,7 +195,7 @@ class GpuContainers:
             CONTAINERS_PROBE,
             BOOT_UNIT_PROBE,
             profile_probe(base),
-            answering_probe(base, base + port_beside(ctx.host)),
+            heard_probe(base, base + port_beside(ctx.host)),
         )
         return (*asked, image_user_probe(args.image)) if args.non_root else asked
 
@@ -232,7 +232,7 @@ class GpuContainers:
             now=engine.time,
             share_gpu=args.share_gpu,
             settle=args.settle,
-            answering=answering(facts),
+            heard=heard(facts),
             ready=args.ready,
             throttle=args.throttle,
         )

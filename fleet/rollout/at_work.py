@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from fleet.balancer.at_work import ROLLOUT_PROBE, AtWork, parse_at_work
-from fleet.balancer.holder import is_dead
+from fleet.balancer.holder import is_dead, is_mine
 from fleet.balancer.rollouts import Claim
 from fleet.balancer.software import software
 from fleet.control.balancers import GROUP
@@ -127,9 +127,10 @@ def _flat(text: str) -> str:
 
 
 def _held(seen: Mapping[str, AtWork]) -> tuple[str, Claim, int] | None:
-    """A lease in force: the balancer's name, the lease, and its age in seconds."""
+    """A lease of others in force: the balancer's name, the lease, and its age in seconds."""
     for name, each in seen.items():
         lease = each.lease
-        if lease is not None and lease.held is not None and not is_dead(lease.held):
-            return name, lease.held, max(0, lease.now - lease.held.since)
+        if lease is None or lease.held is None or is_dead(lease.held) or is_mine(lease.held):
+            continue
+        return name, lease.held, max(0, lease.now - lease.held.since)
     return None

@@ -277,7 +277,7 @@ class SshWorld:
         if container is None:
             raise RungError(name, "running", f"there is no {to} container", remedy="has somebody removed it?")
         port = container.ports[0] if container.ports else Port(self._slot(name).port, "")
-        target = Target(container.name, port.host_port, port.host_ip or "127.0.0.1", self._profile)
+        target = Target(container.name, port.host_port, port.local, self._profile)
         return Readiness(target, self._host(name).script)
 
     def _wanted(self, name: str, to: Colour) -> Wanted:

@@ -60,6 +60,11 @@ def images(*, tag: str = IMAGE, digests: Sequence[str] = (DIGEST,), id_: str = I
     return framed({"/images/json": [{"Id": id_, "RepoTags": [tag], "RepoDigests": known, "Size": 5}]})
 
 
+def id_of(name: str) -> str:
+    """The id of a container that `inspected` makes under this name."""
+    return f"{sum(name.encode()) * 7919:064x}"
+
+
 def inspected(
     spec: ContainerSpec,
     place: Slot,
@@ -79,7 +84,7 @@ def inspected(
     host = body["HostConfig"]
     name = name or container_name(place)
     return {
-        "Id": f"{sum(name.encode()) * 7919:064x}",
+        "Id": id_of(name),
         "Name": f"/{name}",
         "Image": IMAGE_ID,
         "RestartCount": restarts,
@@ -143,7 +148,7 @@ def facts(*found: dict[str, Any], gpus: int = 2, **answers: Answer) -> Facts:
             "docker.images": images(),
             "docker.containers": containers(*found),
             "slots.boot": boot_unit(),
-            "slots.answering": Answer(0),
+            "slots.heard": Answer(0),
             **keys,
         }
     )

@@ -31,12 +31,17 @@ def both(**changed):
     return inspected(SPEC, slot(0), **changed), inspected(SPEC, slot(1))
 
 
+def on(operation, name, **more):
+    """A step for the container that `inspected` makes under this name."""
+    return EngineCall(operation, {"name": name, "id": world.id_of(name), **more})
+
+
 def stop(name, timeout=120):
-    return EngineCall("stop", {"name": name, "timeout": timeout})
+    return on("stop", name, timeout=timeout)
 
 
 def remove(name, **more):
-    return EngineCall("remove", {"name": name, **more})
+    return on("remove", name, **more)
 
 
 def create(index, spec=SPEC, place=None, digest=DIGEST):
@@ -50,14 +55,22 @@ def replaced(index, *, old=None, digest=DIGEST, holds=True, settle=3, ready=600)
     name = f"fleet-gpu-01-{index}"
     new, old = f"{name}.next", old or name
     create = EngineCall("create", {"name": new, "body": create_body(SPEC, slot(index), digest)})
-    end = replace(stop(old), undo=EngineCall("start", {"name": old}))
-    begin = EngineCall("start", {"name": new}, undo=remove(new, force=True))
+    end = replace(stop(old), undo=on("start", old))
+    begin = EngineCall("start", {"name": new}, undo=EngineCall("remove", {"name": new, "force": True}))
     wait = [stays_up(new, settle)] if settle else []
     if ready:
-        wait.append(answers(new, Port(7860 + index, "7860/tcp"), ready))
+        wait.append(answers(new, Port(7860 + index, "7860/tcp", "0.0.0.0"), ready))
     named = EngineCall("rename", {"name": new, "to": name})
     order = (create, end) if holds else (end, create)
     return (*order, begin, *wait), (remove(old, force=True), named)
+
+
+def finished(index, *, proof=()):
+    """The end of a replacement where the new one runs already: what is undone where the proof fails, and the rest."""
+    name = f"fleet-gpu-01-{index}"
+    begin = replace(on("start", f"{name}.next"), undo=remove(f"{name}.next", force=True))
+    end = replace(stop(name), undo=on("start", name))
+    return (end, begin, *proof), (remove(name, force=True), on("rename", f"{name}.next", to=name))
 
 
 def steps_of(change):
@@ -255,7 +268,7 @@ def test_a_stopped_one_is_started():
     seen = facts(*both(state="exited", exit_code=137, finished="2026-03-01T11:59:59Z"))
     (change,) = plan(seen=seen)
     assert change.summary == "start fleet-gpu-01-0: it had ended with exit code 137"
-    assert change.steps == (start(0), SETTLE)
+    assert change.steps == (on("start", "fleet-gpu-01-0"), SETTLE)
 
 
 NO_CDI = 'could not select device driver "cdi" with capabilities: []'
@@ -266,7 +279,7 @@ def test_one_that_the_engine_lost_is_started_at_once(code):
     seen = facts(*both(state="exited", exit_code=code, finished="2026-03-01T11:59:59Z", error=NO_CDI))
     (change,) = plan(seen=seen)
     assert change.summary == f"start fleet-gpu-01-0: Docker could not give it its GPU ({NO_CDI})"
-    assert change.steps == (start(0), SETTLE)
+    assert change.steps == (on("start", "fleet-gpu-01-0"), SETTLE)
 
 
 def test_one_that_ended_while_the_engine_was_away_is_started_at_once():
@@ -277,7 +290,7 @@ def test_one_that_ended_while_the_engine_was_away_is_started_at_once():
 
 def test_one_that_was_never_started_is_started():
     (change,) = plan(seen=facts(*both(state="created")))
-    assert change.steps == (start(0), SETTLE)
+    assert change.steps == (on("start", "fleet-gpu-01-0"), SETTLE)
 
 
 def test_a_stopped_wrong_one_is_removed_without_a_stop():
@@ -304,18 +317,25 @@ def test_a_replacement_that_was_interrupted_at_its_end_is_finished_once_it_staye
     old = inspected(replace(SPEC, user="7"), slot(0), state="exited")
     (change,) = plan(seen=facts(new, old, gpus=1))
     assert change.summary == "rename fleet-gpu-01-0.next to fleet-gpu-01-0, which it replaces"
-    steps, then = replaced(0)
-    assert steps_of(change) == (steps[1:], then)
-    # Without another one that could come back there is nothing to wait for.
+    steps, then = finished(0, proof=replaced(0)[0][3:])
+    assert steps_of(change) == (steps, then)
+    # Without another one that could come back there is nothing to wait for, nor where it answers already.
     (change,) = plan(seen=facts(new, gpus=1))
     assert steps_of(change) == (then[1:], ())
+    (change,) = plan(seen=facts(new, old, gpus=1, slots_heard=Answer(0, b"answers 7860\n")))
+    assert (steps_of(change), change.throttle) == ((then, ()), None)
 
 
 def test_one_that_runs_under_the_next_name_has_its_own_before_it_is_replaced_itself():
     new = inspected(replace(SPEC, user="7"), slot(0), name="fleet-gpu-01-0.next")
     first, second = plan(seen=facts(new, gpus=1))
-    assert first.steps == replaced(0)[1][1:]
-    assert steps_of(second) == replaced(0)
+    assert first.steps == finished(0)[1][1:]
+    # By then it has its own name.
+    steps, then = replaced(0)
+    own = {"name": "fleet-gpu-01-0", "id": world.id_of("fleet-gpu-01-0.next")}
+    end = EngineCall("stop", {**own, "timeout": 120}, undo=EngineCall("start", own))
+    assert second.steps == (steps[0], end, *steps[2:])
+    assert second.then == (EngineCall("remove", {**own, "force": True}), then[1])
 
 
 def test_without_a_settle_time_a_replacement_is_not_waited_for():
@@ -327,30 +347,35 @@ def test_without_a_settle_time_a_replacement_is_not_waited_for():
 
 def test_containers_that_answer_are_replaced_a_host_at_a_time_and_others_at_once():
     old = [inspected(replace(SPEC, user="7"), slot(index)) for index in (0, 1)]
-    seen = facts(*old, slots_answering=Answer(0, b"7861\n7900\n"))
+    seen = facts(*old, slots_heard=Answer(0, b"silent 7860\nanswers 7861\n"))
     assert [change.throttle for change in plan(seen=seen)] == [0, 1]
     assert [change.throttle for change in plan(replace_args(throttle=4), seen=seen)] == [0, 4]
-    assert [change.throttle for change in plan(replace_args(ready=0), seen=seen)] == [0, 0]
+    assert [change.throttle for change in plan(replace_args(ready=0), seen=seen)] == [None, None]
+    # Of one that was not asked, or was late, nobody knows.
+    assert [change.throttle for change in plan(seen=facts(*old))] == [1, 1]
     # Another program on the port of one that does not run serves nobody's jobs.
     stopped = inspected(replace(SPEC, user="7"), slot(0), state="exited")
-    (change,) = plan(seen=facts(stopped, gpus=1, slots_answering=Answer(0, b"7860\n")))
+    (change,) = plan(seen=facts(stopped, gpus=1, slots_heard=Answer(0, b"answers 7860\n")))
     assert change.throttle == 0
+    # A new slot takes nothing from anybody.
+    assert [change.throttle for change in plan()] == [None, None]
 
 
 def test_one_under_the_next_name_that_does_not_answer_gives_way_to_what_is_wanted_now():
-    silent = inspected(replace(SPEC, user="7"), slot(0), name="fleet-gpu-01-0.next")
+    left = inspected(replace(SPEC, user="7"), slot(0), name="fleet-gpu-01-0.next")
     old = inspected(replace(SPEC, user="8"), slot(0), state="exited")
-    first, second = plan(seen=facts(silent, old, gpus=1))
+    silent = Answer(0, b"silent 7860\n")
+    first, second = plan(seen=facts(left, old, gpus=1, slots_heard=silent))
     assert first.summary == "remove fleet-gpu-01-0.next: a run that was to replace fleet-gpu-01-0 ended early"
     assert steps_of(second) == replaced(0, holds=False)
-    first, second = plan(seen=facts(silent, old, gpus=1, slots_answering=Answer(0, b"7860\n")))
-    assert first.summary == "rename fleet-gpu-01-0.next to fleet-gpu-01-0, which it replaces"
-    assert first.throttle == 1
+    for said in (b"answers 7860\n", b""):
+        first, second = plan(seen=facts(left, old, gpus=1, slots_heard=Answer(0, said)))
+        assert first.summary == "rename fleet-gpu-01-0.next to fleet-gpu-01-0, which it replaces"
+        assert first.throttle == (None if said else 1)
     # While the right one loads its model it is waited for.
     right = inspected(SPEC, slot(0), name="fleet-gpu-01-0.next")
-    (change,) = plan(seen=facts(right, old, gpus=1))
-    steps, then = replaced(0)
-    assert steps_of(change) == (steps[1:], then)
+    (change,) = plan(seen=facts(right, old, gpus=1, slots_heard=silent))
+    assert steps_of(change) == finished(0, proof=replaced(0)[0][3:])
 
 
 def replace_args(**changed):
@@ -402,7 +427,7 @@ def test_a_broken_one_is_replaced_by_another_image():
 def test_one_that_ended_long_ago_gets_another_chance():
     old = inspected(SPEC, slot(0), state="exited", exit_code=3, finished="2026-03-01T10:00:00Z")
     (change,) = plan(seen=facts(old, gpus=1))
-    assert change.steps == (start(0), SETTLE)
+    assert change.steps == (on("start", "fleet-gpu-01-0"), SETTLE)
 
 
 def test_a_paused_one_is_left_to_who_paused_it():
@@ -438,10 +463,8 @@ def test_a_kept_one_gives_up_its_name():
     kept = inspected(replace(SPEC, user="7"), slot(0), state="exited")
     (change,) = plan(seen=facts(wrong, kept, gpus=1))
     steps, then = replaced(0, old="fleet-gpu-01-0-green")
-    aside = EngineCall(
-        "rename",
-        {"name": "fleet-gpu-01-0", "to": f"fleet-gpu-01-0.{release_of(replace(SPEC, user='7'), DIGEST)[:8]}"},
-    )
+    release = release_of(replace(SPEC, user="7"), DIGEST)[:8]
+    aside = on("rename", "fleet-gpu-01-0", to=f"fleet-gpu-01-0.{release}")
     assert steps_of(change) == (steps, (then[0], aside, then[1]))
 
 
@@ -624,7 +647,7 @@ def beside(index, spec=SPEC, **changed):
 def test_a_container_on_its_slots_second_port_is_right():
     assert plan(seen=facts(beside(0), inspected(SPEC, slot(1)))) == []
     stopped = beside(0, state="exited")
-    assert plan(seen=facts(stopped, inspected(SPEC, slot(1))))[0].steps[0] == start(0)
+    assert plan(seen=facts(stopped, inspected(SPEC, slot(1))))[0].steps[0] == on("start", "fleet-gpu-01-0")
 
 
 def test_a_second_port_that_is_not_labelled_or_not_the_slots_is_not_right():

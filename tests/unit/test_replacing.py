@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -54,6 +55,8 @@ class Engine:
 
     def __init__(self, names: Mapping[str, tuple[str, bool]]) -> None:
         self.names = dict(names)
+        self.ids = {name: f"{number:064x}" for number, name in enumerate(names)}
+        self.made = 100
         self.left = -1
         self.gone: set[str] = set()
 
@@ -69,19 +72,19 @@ class Engine:
             state = (
                 ("restarting" if bad else "running") if up else ("exited" if kind != "good" else "created")
             )
-            rows.append(
-                inspected(
-                    KINDS[kind],
-                    slot(0),
-                    name=name,
-                    state=state,
-                    restarts=5 * bad,
-                    exit_code=1 * bad,
-                    started=never if state == "created" else then,
-                    finished=then if state == "exited" else never,
-                )
+            row = inspected(
+                KINDS[kind],
+                slot(0),
+                name=name,
+                state=state,
+                restarts=5 * bad,
+                exit_code=1 * bad,
+                started=never if state == "created" else then,
+                finished=then if state == "exited" else never,
             )
-        return facts(*rows, gpus=1, slots_answering=Answer(0, b"7860\n" if self.up else b""))
+            rows.append({**row, "Id": self.ids[name]})
+        said = b"answers 7860\n" if self.up else b"silent 7860\n"
+        return facts(*rows, gpus=1, slots_heard=Answer(0, said))
 
     def execute(self, step: Step, progress: Any) -> None:
         if self.left == 0:
@@ -90,12 +93,19 @@ class Engine:
         if isinstance(step, Run):
             if step.argv[0] == "sh":
                 question, name = step.argv[3:5]
-                kind, up = self.names[name]
+                kind, up = self.names.get(name, ("", False))
                 if not up or kind == "bad" or (kind == "mute" and question == "answers"):
                     raise StepError(f"{name} does not do what {question} asks")
             return
         assert isinstance(step, EngineCall)
-        getattr(self, f"_{step.operation}")(str(step.arguments["name"]), step.arguments)
+        name = str(step.arguments["name"])
+        if id_ := step.arguments.get("id"):
+            name = next((name for name, each in self.ids.items() if each == id_), "")
+        if step.operation == "remove" and step.arguments.get("force") and name not in self.names:
+            return
+        if step.operation != "create" and name not in self.names:
+            raise StepError(f"no such container: {step.arguments['name']}")
+        getattr(self, f"_{step.operation}")(name, step.arguments)
 
     def close(self) -> None:
         pass
@@ -105,6 +115,8 @@ class Engine:
         if kind == "refused" or name in self.names:
             raise StepError(f"cannot create container {name}")
         self.names[name] = kind, False
+        self.made += 1
+        self.ids[name] = f"{self.made:064x}"
 
     def _start(self, name: str, arguments: Mapping[str, Any]) -> None:
         if any(up for other, (_, up) in self.names.items() if other != name):
@@ -115,18 +127,16 @@ class Engine:
         self.names[name] = self.names[name][0], False
 
     def _remove(self, name: str, arguments: Mapping[str, Any]) -> None:
-        if name not in self.names:
-            if arguments.get("force"):
-                return
-            raise StepError(f"no such container: {name}")
         if self.names[name][1] and not arguments.get("force"):
             raise StepError(f"cannot remove a running container: {name}")
+        del self.ids[name]
         self.gone.add(self.names.pop(name)[0])
 
     def _rename(self, name: str, arguments: Mapping[str, Any]) -> None:
-        if arguments["to"] in self.names:
-            raise StepError(f"{arguments['to']} is already in use")
-        self.names[str(arguments["to"])] = self.names.pop(name)
+        to = str(arguments["to"])
+        if to in self.names:
+            raise StepError(f"{to} is already in use")
+        self.names[to], self.ids[to] = self.names.pop(name), self.ids.pop(name)
 
 
 def plan(kind: str, seen: Facts) -> list[Change]:
@@ -143,12 +153,20 @@ def provision(engine: Engine, kind: str, *, killed_at: int = -1) -> None:
 
 
 def carry_out(changes: Iterable[Change], engine: Engine) -> None:
+    for _ in by_step(changes, engine):
+        pass
+
+
+def by_step(changes: Iterable[Change], engine: Engine) -> Iterator[None]:
+    """Each step when it is asked for, so that others can have theirs in between."""
     for change in changes:
         with taken_back(lambda: engine) as begun:
             for step in change.steps:
+                yield
                 begun.append(step)
                 engine.execute(step, None)
         for step in change.then:
+            yield
             engine.execute(step, None)
 
 
@@ -169,7 +187,7 @@ def title(names: Names) -> str:
 def test_whatever_two_runs_were_killed_at_the_next_one_ends_it_and_the_one_after_has_nothing_to_do(
     start: Names,
 ) -> None:
-    for first, second in product(range(9), range(0, 9, 1 if SOAK else 3)):
+    for first, second in product(range(15), range(0, 15, 1 if SOAK else 4)):
         engine = Engine(start)
         cut_short(engine, "good", first)
         cut_short(engine, "good", second)
@@ -185,7 +203,7 @@ def test_whatever_two_runs_were_killed_at_the_next_one_ends_it_and_the_one_after
 @pytest.mark.parametrize("wrong", ["bad", "mute", "refused"])
 @pytest.mark.parametrize("start", STARTS, ids=title)
 def test_what_cannot_run_leaves_a_slot_up_wherever_a_run_was_killed_before(start: Names, wrong: str) -> None:
-    for killed_at, twice in product(range(10), (False, True)):
+    for killed_at, twice in product(range(15), (False, True)):
         engine = Engine(start)
         cut_short(engine, "good", killed_at)
         for _ in range(1 + twice):
@@ -196,7 +214,7 @@ def test_what_cannot_run_leaves_a_slot_up_wherever_a_run_was_killed_before(start
 
 @pytest.mark.parametrize("start", STARTS, ids=title)
 def test_a_bad_one_that_was_killed_at_any_step_gives_way(start: Names) -> None:
-    for killed_at, wrong in product(range(10), ("bad", "mute")):
+    for killed_at, wrong in product(range(15), ("bad", "mute")):
         engine = Engine(start)
         cut_short(engine, wrong, killed_at)
         provision(engine, "good")
@@ -219,6 +237,31 @@ def test_two_who_provision_at_once_do_not_remove_each_others_container() -> None
     with pytest.raises(StepError, match="cannot create"):
         carry_out(late, engine)
     assert engine.names == {OWN: ("old", False), NEXT: ("good", True)}
+
+
+@pytest.mark.parametrize("theirs", ["good", "other"])
+@pytest.mark.parametrize("start", STARTS, ids=title)
+def test_a_second_run_that_comes_at_any_step_costs_the_slot_nothing(start: Names, theirs: str) -> None:
+    for early, late in product(range(9), range(9)):
+        engine = Engine(start)
+        first = by_step(plan("good", engine.facts()), engine)
+        with suppress(FleetError):
+            advance(first, early)
+            try:
+                second = by_step(plan(theirs, engine.facts()), engine)
+                advance(second, late)
+                with suppress(FleetError):
+                    advance(first, 99)
+                advance(second, 99)
+            except FleetError:
+                advance(first, 99)
+        assert engine.up, (early, late, engine.names)
+        assert len([up for _, up in engine.names.values() if up]) == 1, (early, late, engine.names)
+
+
+def advance(run: Iterator[None], steps: int) -> None:
+    for _ in zip(range(steps), run, strict=False):
+        pass
 
 
 def test_a_slot_whose_container_has_another_name_loses_nothing_to_one_that_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ClassVar
@@ -16,19 +17,19 @@ from fleet.errors import ExitCode, HeldBackError, StepError
 from fleet.model.facts import Probe
 from fleet.model.steps import Change, Run
 from fleet.modules.base import Args
+from fleet.rollout.world import LeaseError
 from tests.unit.test_engine import Fleet
 
 HOSTS = [f"gpu-{number:02d}" for number in range(1, 8)]
 
 
-def together(
-    most: int, body: Callable[[str], None], stop: Callable[[], bool] = lambda: False
-) -> list[Future[None]]:
+def together(throttle: Throttle, most: int, body: Callable[[str], None]) -> list[Future[None]]:
     """All hosts at once want their turn for `body`."""
-    throttle = Throttle()
 
     def work(host: str) -> None:
-        with throttle.turn(host, most, stop, lambda _: None):
+        with throttle.turn(host, most, lambda: False, lambda _: None) as turn:
+            assert turn is not None
+            turn.begun = True
             body(host)
 
     with ThreadPoolExecutor(len(HOSTS)) as pool:
@@ -46,21 +47,24 @@ def test_the_first_goes_alone_and_then_as_many_as_may(most: int, seen: int) -> N
         with lock:
             busy.append(host)
             crowds.append(len(busy))
-            number = len(crowds)
+            first = len(crowds) == 1
+        if most and first:
+            time.sleep(0.3)  # all others want to come
+            assert busy == [host]
         # Those that may go at the same time meet here: all at once, or the six after the first by threes.
-        if most == 0 or (most > 1 and number > 1):
+        elif seen > 1:
             full.wait(10)
         with lock:
             busy.remove(host)
 
-    for future in together(most, body):
+    for future in together(Throttle(), most, body):
         future.result()
     assert max(crowds) == seen
     assert len(crowds) == len(HOSTS)
-    assert most == 0 or crowds[:2] in ([1, 1], [1, 2])
 
 
-def test_after_one_that_failed_none_begins() -> None:
+@pytest.mark.parametrize("most", [1, 0])
+def test_after_one_that_failed_none_begins(most: int) -> None:
     done: list[str] = []
 
     def body(host: str) -> None:
@@ -68,42 +72,66 @@ def test_after_one_that_failed_none_begins() -> None:
         if len(done) == 2:
             raise StepError("it never answers")
 
-    errors = [future.exception() for future in together(1, body)]
-    assert [type(error) for error in errors].count(StepError) == 1
-    held = [str(error) for error in errors if isinstance(error, HeldBackError)]
-    assert len(done) == 2
-    assert len(held) == len(HOSTS) - 2
-    assert all(f"since {done[1]} failed before" in text for text in held)
+    throttle = Throttle()
+    if most:
+        errors = [future.exception() for future in together(throttle, most, body)]
+        assert [type(error) for error in errors].count(StepError) == 1
+        held = [str(error) for error in errors if isinstance(error, HeldBackError)]
+        assert len(done) == 2
+        assert len(held) == len(HOSTS) - 2
+        assert all(f"since {done[1]} failed before" in text for text in held)
+    else:
+        together(throttle, most, body)
+    with pytest.raises(HeldBackError, match=r"was not gone on with, since \S+ failed before"):
+        enter(throttle, "late", most)
+
+
+def enter(throttle: Throttle, host: str, most: int = 1) -> None:
+    with throttle.turn(host, most, lambda: False, lambda _: None):
+        pass
+
+
+def test_one_that_failed_before_it_began_holds_nobody_back() -> None:
+    throttle = Throttle()
+    with pytest.raises(StepError), throttle.turn("a", 1, lambda: False, lambda _: None):
+        raise StepError("its connection is gone")
+    enter(throttle, "b")
+
+
+def test_while_others_are_at_work_nobody_has_a_turn() -> None:
+    others = [LeaseError("somebody upgrades")]
+
+    def may() -> None:
+        if others:
+            raise others[0]
+
+    throttle = Throttle(may)
+    with pytest.raises(LeaseError):
+        enter(throttle, "a")
+    others.clear()
+    enter(throttle, "b")
 
 
 def test_who_waits_leaves_when_the_run_is_to_end() -> None:
-    stop = threading.Event()
-    done: list[str] = []
-
-    def body(host: str) -> None:
-        done.append(host)
-        stop.set()
-        # The others leave while this one is at work.
-        others.wait(10)
-
-    others = threading.Event()
+    stop, others = threading.Event(), threading.Event()
+    got: list[bool] = []
     throttle = Throttle()
-    left: list[str] = []
 
     def work(host: str) -> None:
-        try:
-            with throttle.turn(host, 1, stop.is_set, lambda _: None):
-                body(host)
-        except HeldBackError as error:
-            left.append(error.message)
-            if len(left) == len(HOSTS) - 1:
-                others.set()
+        with throttle.turn(host, 1, stop.is_set, lambda _: None) as turn:
+            got.append(turn is not None)
+            if turn is None:
+                if got.count(False) == len(HOSTS) - 1:
+                    others.set()
+                return
+            stop.set()
+            # The others leave while this one is at work.
+            others.wait(10)
 
     with ThreadPoolExecutor(len(HOSTS)) as pool:
         list(pool.map(work, HOSTS))
-    assert len(done) == 1
+    assert got.count(True) == 1
     assert others.is_set()
-    assert all("the run was interrupted" in message for message in left)
 
 
 class CarefulArgs(Args):
@@ -112,16 +140,18 @@ class CarefulArgs(Args):
 
 
 class Careful:
-    """Something that the service feels."""
+    """Something that the service feels, until the host's name is in its file."""
 
     name: ClassVar[str] = "careful"
     args: ClassVar[type[Args]] = CarefulArgs
-    verifies = False
 
     def probes(self, args: CarefulArgs, ctx: Any) -> list[Probe]:
-        return []
+        return [Probe("careful", f"cat '{args.log}' 2>/dev/null")]
 
     def plan(self, args: CarefulArgs, facts: Any, ctx: Any) -> list[Change]:
+        if f"end {ctx.host.name}\n" in facts["careful"].text:
+            return []
+
         def step(word: str) -> Run:
             return Run(("sh", "-c", f"echo {word} {ctx.host.name} >>'{args.log}'"), says=f"{word}s")
 
@@ -134,31 +164,49 @@ class Careful:
 @pytest.fixture
 def fleet(tmp_path, monkeypatch):
     made = Fleet(tmp_path, monkeypatch)
-    monkeypatch.setattr(bind, "load", {"careful": Careful()}.__getitem__)
+    modules = {"careful": Careful()}
+    monkeypatch.setattr(bind, "load", modules.__getitem__)
+    monkeypatch.setattr("tests.unit.test_engine.MODULES", modules)
     return made
 
 
-def careful(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, fails: str = "") -> Any:
-    monkeypatch.setattr("tests.unit.test_engine.MODULES", {"careful": Careful()})
+def careful(fleet: Fleet, fails: str = "") -> Any:
     task = f"- hosts: gpu\n  tasks:\n    - careful: {{log: '{fleet.folder}/log', fails: '{fails}'}}\n"
     return fleet.run(task, hosts="{a: {}, b: {}, c: {}, d: {}}")
 
 
-def test_a_run_does_such_changes_one_host_after_the_other(fleet, monkeypatch):
-    result = careful(fleet, monkeypatch)
+def test_a_run_does_such_changes_one_host_after_the_other(fleet):
+    result = careful(fleet)
     assert result.changed == 4
     words = [line.split() for line in (fleet.folder / "log").read_text().splitlines()]
     assert [word for word, _ in words] == ["begin", "end"] * 4
     assert all(words[n][1] == words[n + 1][1] for n in range(0, 8, 2))
     told = {event.text for event in fleet.events if isinstance(event, TaskProgress)}
     assert {"be careful", "begins"} < told
-    assert any(text.startswith("be careful; waits for ") for text in told)
 
 
-def test_what_fails_on_one_host_is_not_begun_on_the_next(fleet, monkeypatch):
-    result = careful(fleet, monkeypatch, fails="2")
+def test_what_fails_on_one_host_is_not_begun_on_the_next(fleet):
+    result = careful(fleet, fails="2")
     words = [line.split()[0] for line in (fleet.folder / "log").read_text().splitlines()]
     assert words == ["begin", "end", "begin"]
     assert sorted(host.status for host in result.hosts.values()) == ["changed", "failed", "failed", "failed"]
     assert sum(host.held_back for host in result.hosts.values()) == 2
     assert result.exit_code == ExitCode.HOST_FAILED
+
+
+def test_what_somebody_else_did_while_a_host_waited_is_not_done_again(fleet):
+    log = fleet.folder / "log"
+
+    class Meanwhile(list):
+        """Everything is done for b, c and d while a has the first turn."""
+
+        def append(self, event):
+            super().append(event)
+            if isinstance(event, TaskProgress) and event.text == "begins":
+                with log.open("a") as file:
+                    file.write("".join(f"end {name}\n" for name in "abcd" if name != event.host))
+
+    fleet.events = Meanwhile()
+    result = careful(fleet)
+    assert result.exit_code == ExitCode.DONE
+    assert log.read_text().count("begin") == 1
