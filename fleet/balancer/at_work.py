@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,10 +54,14 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class AtWork:
-    """What one balancer tells: its lease, and its newest rollout where that has no end; None for neither."""
+    """What one balancer tells: its lease, and its newest rollout where that has no end; None for neither.
+
+    `newest` is that rollout's id, ended or not; empty for none.
+    """
 
     lease: LeaseSeen | None = None
     unfinished: Unfinished | None = None
+    newest: str = ""
 
 
 def parse_at_work(answer: Answer) -> AtWork:
@@ -66,11 +71,27 @@ def parse_at_work(answer: Answer) -> AtWork:
     lease = parse_lease(answer.out)
     said = dict(line.partition(b" ")[::2] for line in answer.out.splitlines())
     header, last = _object(said.get(b"header", b"")), _object(said.get(b"last", b""))
-    if header is None or last is None or last.get("step") in _ENDS:
+    if header is None or last is None:
         return AtWork(lease)
+    newest = str(header.get("id", ""))
+    if last.get("step") in _ENDS:
+        return AtWork(lease, newest=newest)
     told = {key: str(header.get(key, "")) for key in ("id", "kind", "image", "digest", "by")}
     going = lease is not None and lease.held is not None and not is_dead(lease.held)
-    return AtWork(lease, Unfinished(**told, step=str(last.get("step", "")), going=going))
+    return AtWork(lease, Unfinished(**told, step=str(last.get("step", "")), going=going), newest)
+
+
+def unfinished(seen: Iterable[AtWork]) -> Unfinished | None:
+    """The newest rollout of all balancers, where none of them knows of its end.
+
+    One that was away at the end still tells of it; one that was away at the beginning, of an older one.
+    """
+    told = list(seen)
+    newest = max((each.newest for each in told), default="")
+    found = [each.unfinished for each in told if each.newest == newest]
+    if None in found:
+        return None
+    return next(iter(sorted((each for each in found if each), key=lambda each: not each.going)), None)
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

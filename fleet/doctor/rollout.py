@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fleet.balancer.at_work import ROLLOUT_PROBE, Unfinished, parse_at_work
+from fleet.balancer.at_work import ROLLOUT_PROBE, Unfinished, parse_at_work, unfinished
 from fleet.balancer.software import software
 from fleet.doctor.model import BALANCER_GROUP, Check, Report, Trouble, Verdict, judged, well
 from fleet.doctor.patient import ABSENT, Patient
@@ -21,8 +21,10 @@ def check_rollout(patient: Patient) -> Verdict:
     """No rollout waits for somebody."""
     if not rollout_probes(patient.host):
         return well("nginx keeps none")
-    found = parse_at_work(patient.facts.get(ROLLOUT_PROBE.key, ABSENT)).unfinished
-    if found is None:
+    # Another balancer may know of its end.
+    seen = (parse_at_work(facts.get(ROLLOUT_PROBE.key, ABSENT)) for facts in patient.fleet.values())
+    found = unfinished(seen)
+    if found is None or parse_at_work(patient.facts.get(ROLLOUT_PROBE.key, ABSENT)).unfinished is None:
         return well("none has begun and not ended")
     if found.going:
         return Verdict(f"at work: {_words(found)}", at_work=_words(found))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from fleet.balancer.at_work import ROLLOUT_PROBE, AtWork, parse_at_work
+from fleet.balancer.at_work import ROLLOUT_PROBE, AtWork, parse_at_work, unfinished
 from fleet.balancer.holder import is_dead, is_mine
 from fleet.balancer.rollouts import Claim
 from fleet.balancer.software import software
@@ -48,15 +48,14 @@ def waiting(seen: Mapping[str, AtWork]) -> str:
     """A line about a rollout that has not ended and that nobody goes on with; empty where there is none."""
     if _held(seen) is not None:
         return ""
-    found = next((each.unfinished for each in seen.values() if each.unfinished is not None), None)
+    found = unfinished(seen.values())
     return _flat(f"{found.what}: {found.remedy}") if found else ""
 
 
 def images_needed(seen: Mapping[str, AtWork]) -> tuple[str, ...]:
-    """The images of rollouts that have not ended, by name and by digest: who goes on needs them."""
-    found = {each.unfinished.image: each.unfinished.digest for each in seen.values() if each.unfinished}
-    pairs = ((image, f"{repository(image)}@{digest}") for image, digest in found.items())
-    return tuple(name for pair in pairs for name in pair)
+    """The image of a rollout that has not ended, by name and by digest: who goes on needs it."""
+    found = unfinished(seen.values())
+    return (found.image, f"{repository(found.image)}@{found.digest}") if found else ()
 
 
 class FirstLook:

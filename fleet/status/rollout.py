@@ -5,24 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from fleet.balancer.at_work import ROLLOUT_PROBE, Unfinished, parse_at_work
+from fleet.balancer.at_work import ROLLOUT_PROBE, parse_at_work, unfinished
 from fleet.model.facts import Answer
 from fleet.model.problem import Problem
 
-__all__ = ["ROLLOUT_PROBE", "rollout_problems", "unfinished", "unfinished_first"]
-
-
-def unfinished(answer: Answer) -> Unfinished | None:
-    """What the probe tells; None where the newest rollout has ended, or there is none."""
-    return parse_at_work(answer).unfinished
+__all__ = ["ROLLOUT_PROBE", "rollout_problems", "unfinished_first"]
 
 
 def rollout_problems(answers: Iterable[Answer]) -> Iterator[Problem]:
     """The rollout that waits for somebody, once, however many balancers tell of it; none that goes on."""
-    found = {each.id: each for answer in answers if (each := unfinished(answer)) is not None}
-    for each in found.values():
-        if not each.going:
-            yield Problem("rollout", each.what, each.remedy)
+    found = unfinished(map(parse_at_work, answers))
+    if found is not None and not found.going:
+        yield Problem("rollout", found.what, found.remedy)
 
 
 def unfinished_first(problem: Problem, waiting: Problem) -> Problem:

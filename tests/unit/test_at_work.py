@@ -61,6 +61,7 @@ def test_the_image_of_a_rollout_that_has_not_ended_is_needed(tmp_path: Path) -> 
     seen = parse_at_work(Answer(said.rc, said.out))
     assert images_needed({"lb-01": seen, "lb-02": AtWork()}) == ("app:v2", "app@sha256:1")
     assert images_needed({"lb-02": AtWork()}) == ()
+    assert images_needed({"lb-01": seen, "lb-02": AtWork(newest=seen.newest)}) == ()
 
 
 def project(folder: Path, *balancers: str) -> None:

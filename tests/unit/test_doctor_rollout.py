@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -62,3 +62,15 @@ def test_what_else_is_found_waits_for_the_end_of_one_that_was_left() -> None:
     found = examined("draining", held=False, changed=NO_CONTAINER)
     assert len(found.findings) > 1
     assert "\nend the upgrade first: " in shown(found)
+
+
+def test_one_whose_end_another_balancer_knows_is_no_trouble() -> None:
+    lbs = {name: replace(LB, name=name) for name in ("lb-01", "lb-02")}
+    lasts = {"lb-01": "finished", "lb-02": "draining"}
+    seen = {
+        name: Look(world.lb_facts({ROLLOUT_PROBE.key: journal(lasts[name], False)}), NOW, NOW + 1)
+        for name in lbs
+    }
+    checks = [check for check in ALL if check.name == "rollout"]
+    assert report(list(lbs.values()), checks, lbs, seen).ok
+    assert not report([lbs["lb-02"]], checks, lbs, {"lb-02": seen["lb-02"]}).ok

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from fleet.balancer.at_work import parse_at_work
 from fleet.balancer.holder import this_process
 from fleet.balancer.rollouts import ROOT, Claim
 from fleet.model.facts import Answer
 from fleet.model.problem import Problem
 from fleet.rollout import journal
 from fleet.rollout.model import Entry, Header
-from fleet.status.rollout import ROLLOUT_PROBE, rollout_problems, unfinished, unfinished_first
+from fleet.status.rollout import ROLLOUT_PROBE, rollout_problems, unfinished_first
 
 
 def asked(root: Path) -> Answer:
@@ -62,7 +63,7 @@ def test_one_that_nobody_goes_on_with_is_named_once_with_what_to_do(tmp_path: Pa
 def test_one_whose_lease_is_held_goes_on_and_is_no_problem(tmp_path: Path) -> None:
     write(tmp_path, "20261125-1", "pulled", "draining")
     lease(tmp_path, time.time() + 20)
-    found = unfinished(asked(tmp_path))
+    found = parse_at_work(asked(tmp_path)).unfinished
     assert found is not None
     assert (found.id, found.step, found.going) == ("20261125-1", "draining", True)
     assert list(rollout_problems([asked(tmp_path)])) == []
@@ -84,6 +85,28 @@ def test_a_journal_that_cannot_be_read_is_not_guessed_at(tmp_path: Path) -> None
     (tmp_path / "20261125-1").mkdir()
     (tmp_path / "20261125-1" / "journal").write_text("garbage\n")
     assert list(rollout_problems([asked(tmp_path)])) == []
+
+
+@pytest.mark.parametrize("later", [(), ("20261126-1",)])
+def test_one_that_ended_while_a_balancer_was_away_is_no_problem(
+    tmp_path: Path, later: tuple[str, ...]
+) -> None:
+    back, stayed = tmp_path / "back", tmp_path / "stayed"
+    write(back, "20261125-1", "pulled", "draining")
+    write(stayed, "20261125-1", "pulled", "draining", "finished")
+    for id_ in later:
+        write(stayed, id_, "finished")
+    for answers in ((asked(back), asked(stayed)), (asked(stayed), asked(back))):
+        assert list(rollout_problems(answers)) == []
+    assert len(list(rollout_problems([asked(back)]))) == 1
+
+
+def test_one_that_began_while_a_balancer_was_away_is_told(tmp_path: Path) -> None:
+    back, stayed = tmp_path / "back", tmp_path / "stayed"
+    write(back, "20261124-1", "finished")
+    write(stayed, "20261125-1", "pulled", "draining")
+    (problem,) = rollout_problems([asked(back), asked(stayed), asked(tmp_path / "new")])
+    assert "20261125-1" in problem.what
 
 
 def test_what_provision_would_mend_waits_for_the_rollout_that_keeps_it_from_that() -> None:
