@@ -167,12 +167,14 @@ def dying(server: Sshd, settings: SshSettings, end: Callable[[Sshd], None]) -> U
     """What a command says whose host ends while it runs."""
     remote = connect(server.host(), settings)
     go = server.folder / "running"
-    threading.Thread(target=_when, args=(go, lambda: end(server)), daemon=True).start()
+    ending = threading.Thread(target=_when, args=(go, lambda: end(server)), daemon=True)
+    ending.start()
     with pytest.raises(UnreachableError) as caught:
         remote.script(f"echo >{go}; sleep 30", timeout=60)
     assert "connection to" in caught.value.message
     assert caught.value.remedy
     remote.close()
+    ending.join(30)  # two at once would end the same sshd
     return caught.value
 
 
