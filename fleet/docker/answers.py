@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from fleet.docker import api
+from fleet.model.decode import from_json
 from fleet.model.facts import Answer
 
 
@@ -123,8 +124,8 @@ def parse_engine(answer: Answer) -> Engine | None:
     """The engine; None where none answers."""
     bodies = dict(_ok_bodies(answer))
     try:
-        version = msgspec.json.decode(bodies["/version"], type=api.Version)
-        info = msgspec.json.decode(bodies["/info"], type=api.Info)
+        version = from_json(bodies["/version"], api.Version)
+        info = from_json(bodies["/info"], api.Info)
     except (KeyError, msgspec.MsgspecError):
         return None
     return Engine(
@@ -332,6 +333,6 @@ _T = TypeVar("_T")
 
 def _decode(body: bytes | None, type_: type[_T]) -> _T | None:
     try:
-        return None if body is None else msgspec.json.decode(body, type=type_)
+        return None if body is None else from_json(body, type_)
     except msgspec.MsgspecError:
         return None

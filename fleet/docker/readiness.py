@@ -19,6 +19,7 @@ import msgspec
 from fleet.docker import api
 from fleet.docker.answers import log_text
 from fleet.docker.probe import SOCKET
+from fleet.model.decode import from_json
 from fleet.model.facts import Answer, Facts, Probe
 
 Profile = Literal["gradio", "openai", "http"]
@@ -298,7 +299,7 @@ class _Inspect(api.Raw):
 
 def _state(body: bytes) -> State | None:
     try:
-        raw = msgspec.json.decode(body, type=_Inspect)
+        raw = from_json(body, _Inspect)
     except msgspec.MsgspecError:
         return None
     state = raw.state

@@ -15,6 +15,7 @@ import msgspec
 from fleet.data import data_dir
 from fleet.engine.mistakes import ArgumentError, Where, argument_error
 from fleet.errors import FleetError, InputError
+from fleet.model.decode import from_plain
 from fleet.model.facts import Probe
 from fleet.model.host import Host
 from fleet.modules.base import Args, Context, Module
@@ -154,7 +155,7 @@ def _typed(task: Task, module: Module[Any], rendered: Mapping[str, Any], host: H
                 remedy=f"arguments of {task.module}: {', '.join(known)}",
             )
     try:
-        return msgspec.convert(rendered, module.args)
+        return from_plain(rendered, module.args)
     except (msgspec.ValidationError, ValueError) as error:
         before = f"task {task.name!r}, host {host.name}: {task.module}: "
         raise argument_error(before, str(error), task, rendered, module.args) from error

@@ -17,6 +17,7 @@ from fleet.docker.references import repository
 from fleet.errors import StepError, TaskError
 from fleet.images.manifest import ACCEPT, Index, Manifest, parse_diff_ids, parse_manifest
 from fleet.images.source import Source, basic, parse_challenge
+from fleet.model.decode import from_json
 from fleet.model.secret import Secret
 from fleet.ssh.remote import Remote
 
@@ -100,7 +101,7 @@ class HostRegistry:
             return own
         reply = self._get(challenge.token_url(self.source.path), own)
         try:
-            said = msgspec.json.decode(reply.body, type=_Token)
+            said = from_json(reply.body, _Token)
         except msgspec.MsgspecError:
             said = _Token()
         token = said.token or said.access_token
@@ -215,7 +216,7 @@ class _Problems(msgspec.Struct):
 
 def _words(reply: Reply) -> str:
     try:
-        said = msgspec.json.decode(reply.body, type=_Problems)
+        said = from_json(reply.body, _Problems)
     except msgspec.MsgspecError:
         return reply.body[:200].decode("utf-8", "replace").strip()
     return "; ".join(f"{each.code} {each.message}".strip() for each in said.errors) or said.details

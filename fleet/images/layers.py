@@ -13,6 +13,7 @@ from fleet.docker.references import repository
 from fleet.errors import TaskError
 from fleet.gpu.sizes import size_text
 from fleet.images.manifest import Blob, Manifest
+from fleet.model.decode import from_json
 from fleet.model.facts import Answer, Probe
 
 _CURL = f"curl -s -g --max-time 60 --unix-socket {SOCKET}"
@@ -67,7 +68,7 @@ def parse_layers(answer: Answer) -> tuple[tuple[str, ...], ...]:
     found = []
     for line in answer.out.splitlines() if answer.ok else ():
         try:
-            found.append(tuple(msgspec.json.decode(line, type=_Inspect).root.layers or ()))
+            found.append(tuple(from_json(line, _Inspect).root.layers or ()))
         except msgspec.MsgspecError:
             continue
     return tuple(found)

@@ -10,6 +10,7 @@ import msgspec
 
 from fleet.docker.grammar import check_digest
 from fleet.errors import TaskError
+from fleet.model.decode import from_json
 
 ACCEPT = ", ".join(
     (
@@ -92,7 +93,7 @@ def parse_manifest(body: bytes, where: str, wanted: str = "") -> Manifest | Inde
             remedy="something between the host and the registry changes what it transfers; do not use it",
         )
     try:
-        raw = msgspec.json.decode(body, type=_Raw)
+        raw = from_json(body, _Raw)
         if raw.manifests is not None:
             return Index(digest, tuple(_platforms(raw.manifests)))
         if raw.config is None or raw.layers is None:
@@ -110,7 +111,7 @@ def parse_manifest(body: bytes, where: str, wanted: str = "") -> Manifest | Inde
 def parse_diff_ids(config: bytes, where: str) -> tuple[str, ...]:
     """The digests of the unpacked layers, from an image's configuration."""
     try:
-        found = msgspec.json.decode(config, type=_RawConfig).rootfs.diff_ids
+        found = from_json(config, _RawConfig).rootfs.diff_ids
     except msgspec.MsgspecError as error:
         raise TaskError(f"{where}: the image's configuration cannot be read: {error}") from error
     return tuple(found)

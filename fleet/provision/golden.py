@@ -20,6 +20,7 @@ import msgspec
 
 from fleet.errors import InputError, Place, TaskError
 from fleet.inventory import Inventory, variables
+from fleet.model.decode import from_plain
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -108,7 +109,7 @@ def read_pairs(given: Any, what: str, place: Place | None = None) -> tuple[Pair,
     for number, item in enumerate(items):
         path = f"{what}[{number}]" if isinstance(given, list) else what
         try:
-            pairs.append(msgspec.convert(item, Pair))
+            pairs.append(from_plain(item, Pair))
         except msgspec.ValidationError as error:
             raise InputError(f"{path}: {_keyed(error)}", place=place, remedy=remedy) from error
         ways = [way for way in _WAYS if way in item]

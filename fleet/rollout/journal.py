@@ -125,8 +125,10 @@ def _json(line: bytes, where: str) -> dict[str, Any]:
 def _value(said: dict[str, Any], kind: type[T], where: str) -> T:
     import msgspec
 
+    from fleet.model.decode import from_plain
+
     try:
-        return msgspec.convert(said, kind)
+        return from_plain(said, kind)
     except msgspec.ValidationError as error:
         raise JournalError(
             f"{where}: no {kind.__name__.lower()} of a journal: {error}", remedy=_REMEDY
