@@ -1,4 +1,4 @@
-"""A container is replaced by `fleet provision`: by one that ends at once, and by one that runs."""
+"""Containers are replaced by `fleet provision`: by some that end at once, that never answer, that serve."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def replacing(report: Report, slots: list[dict[str, Any]], wanted: Wanted) -> No
     after = sorted(ssh(report, _IDS).text.split())
     report.check("provision tells that they do not stay up", done.rc == 1, f"exit code {done.rc}")
     report.check("the containers before them run again", after == before, f"{len(after) // 2} run")
+    report.write("By some that run and never answer:")
+    done = fleet(report, 'provision -e slot_env={"FLEET_LAB_NEVER_READY":"1"} -e slot_ready=20', timeout=200)
+    after = sorted(ssh(report, _IDS).text.split())
+    report.check("provision tells that they do not answer", done.rc == 1, f"exit code {done.rc}")
+    report.check("the containers before them run again once more", after == before, f"{len(after) // 2} run")
     report.write("By some with another variable in their environment:")
     done = fleet(report, 'provision -e slot_env={"WHATEVER":"1"}', timeout=200)
     after = sorted(ssh(report, _IDS).text.split())
