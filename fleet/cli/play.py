@@ -54,6 +54,7 @@ def play(
     from fleet.inventory import extra_variables, with_extra
     from fleet.modules.registry import MODULES
     from fleet.playbook.load import load_playbook
+    from fleet.rollout.as_whole import AsWhole
 
     extra = extra_variables(wish.extra)
     inventory = with_extra(inventory, extra)
@@ -78,7 +79,7 @@ def play(
                 options,
                 operations=operations,
                 gate=gate,
-                may=lambda: _refuse_at_work(inventory, opener(inventory, ssh), guarded),
+                may=AsWhole(inventory, opener(inventory, ssh), alone or f"fleet run {path.name}"),
             )
     code = result.exit_code
     if wish.check and wish.exit_code and code == ExitCode.DONE and result.changed:
@@ -161,15 +162,6 @@ def standing_back(
         if not quiet and (line := waiting(first.seen)):
             show_warning(line)
         yield first
-
-
-def _refuse_at_work(inventory: Inventory, open_host: Opener, command: str) -> None:
-    """Raise LeaseError where a rollout of others is at work by now; at no balancer for an empty `command`."""
-    from fleet.rollout.at_work import FirstLook, refuse
-
-    if command:
-        with FirstLook(inventory, open_host) as first:
-            refuse(first.seen, command)
 
 
 def _translate(inventory: Inventory, view: RunView, document: dict[str, Any], as_json: bool) -> ExitCode:

@@ -176,8 +176,20 @@ def show_recap(console: Console, result: RunResult) -> None:
     bad = "".join(f", {_count(number)} {status}" for status, number in trouble if number)
     console.print(
         f"{_count(len(result.hosts))}, {result.changed} {pending}{bad}, in {result.seconds:.1f} s"
-        + (" (stopped before the end)" if result.interrupted else "")
+        + (" (stopped before the end; the same command goes on)" if result.interrupted else "")
     )
+    tasks = (task for host in result.hosts.values() for task in host.tasks)
+    felt = [c for task in tasks for c in task.changes if c.throttle is not None and c.throttle.most]
+    if result.check and felt:
+        what = (
+            "1 container that may serve is"
+            if len(felt) == 1
+            else f"{len(felt)} containers that may serve are"
+        )
+        console.print(
+            f"{what} replaced without draining, a few at a time: jobs in flight there are cut. "
+            "`fleet upgrade` with the image that runs drains first."
+        )
 
 
 def run_json(result: RunResult) -> dict[str, Any]:

@@ -55,7 +55,7 @@ while :; do
 done
 """
 
-_REMEDY = "mend what its log names in image or settings"
+_REMEDY = "mend the settings, or the image"
 
 
 def stays_up(name: str, seconds: float) -> Run:

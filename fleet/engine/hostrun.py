@@ -22,11 +22,11 @@ from fleet.engine.results import (
 )
 from fleet.engine.runner import Runner
 from fleet.engine.taken import check_not_deferred, check_taken
-from fleet.engine.throttle import Throttle, Turn
+from fleet.engine.turns import Turn, Turns
 from fleet.engine.undo import taken_back
 from fleet.errors import FleetError, InternalError, TaskError, UnreachableError
 from fleet.model.facts import Facts, Probe
-from fleet.model.steps import Change, Operation, Run, Step
+from fleet.model.steps import Change, Operation, Run, Step, Throttle
 from fleet.ssh.remote import Remote
 
 LOOK_TIMEOUT = 120.0
@@ -57,7 +57,7 @@ class Gate:
 class Settings:
     """What a run may do. `stop` is asked between steps: true ends the host's work at a safe point.
 
-    `operations` are what it can do beyond one host, by name. `throttle` is the whole run's.
+    `operations` are what it can do beyond one host, by name. `turns` are the whole run's.
     """
 
     check: bool
@@ -65,7 +65,7 @@ class Settings:
     stop: Callable[[], bool]
     operations: Mapping[str, Operate] = field(default_factory=dict)
     gate: Gate | None = None
-    throttle: Throttle = field(default_factory=Throttle)
+    turns: Turns = field(default_factory=Turns)
 
 
 class HostRun:
@@ -214,7 +214,7 @@ class HostRun:
                     done.append(changes[0])
                     changes = changes[1:]
                     continue
-                with self._turn(changes[0], changes[0].throttle, bound.name) as turn:
+                with self._turn(changes[0].throttle, changes[0].summary, bound.name) as turn:
                     if turn is None:
                         return tuple(done)
                     # The turn may have been waited for as long as all other hosts took.
@@ -238,13 +238,11 @@ class HostRun:
             raise
         return None
 
-    def _turn(self, change: Change, most: int, task: str) -> AbstractContextManager[Turn | None]:
+    def _turn(self, wish: Throttle, what: str, task: str) -> AbstractContextManager[Turn | None]:
         report = self._progress(task)
-
-        def waits(text: str) -> None:
-            report(f"{change.summary}; {text}", 0, 0)
-
-        return self._set.throttle.turn(self._host, most, self._set.stop, waits)
+        return self._set.turns.turn(
+            self._host, wish, self._set.stop, lambda text: report(f"{text}: {what}", 0, 0)
+        )
 
     def _carry_out(self, change: Change, task: str) -> None:
         self._set.listen(TaskProgress(self._host, task, change.summary))

@@ -60,8 +60,19 @@ class HostResult:
     @property
     def held_back(self) -> bool:
         """True where it failed for no reason of its own: another host had failed before."""
-        errors = [task.error for task in self.tasks if task.status == "failed" and not task.ignored]
+        errors = self._errors
         return self.error is None and bool(errors) and all(isinstance(e, HeldBackError) for e in errors)
+
+    @property
+    def stood_back(self) -> bool:
+        """True where it failed since another command holds the balancers' lease."""
+        errors = self._errors
+        return self.error is None and bool(errors) and all(e.exit_code == ExitCode.LEASE_HELD for e in errors)
+
+    @property
+    def _errors(self) -> list[FleetError]:
+        failed = (task.error for task in self.tasks if task.status == "failed" and not task.ignored)
+        return [error for error in failed if error is not None]
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,8 @@ class RunResult:
     def exit_code(self) -> ExitCode:
         """Worst first: interrupted, a failed host, an unreachable host, done.
 
-        Where the failed hosts failed by what the user wrote (a key file that is not there), it is INVALID.
+        Where the failed hosts failed by what the user wrote (a key file that is not there), it is INVALID;
+        LEASE_HELD where they stood back for another command.
         Hosts that were held back count where no other host tells why.
         """
         states = {host.status for host in self.hosts.values()}
@@ -93,6 +105,8 @@ class RunResult:
             failed = [host for host in failed if not host.held_back]
         if failed and all(isinstance(host.error, InputError) for host in failed):
             return ExitCode.INVALID
+        if failed and all(host.stood_back for host in failed):
+            return ExitCode.LEASE_HELD
         if failed:
             return ExitCode.HOST_FAILED
         if "unreachable" in states:

@@ -13,7 +13,7 @@ from fleet.engine.bind import BoundTask, bind_play
 from fleet.engine.everyone import MAX_FORKS
 from fleet.engine.hostrun import Gate, HostRun, Opener, Operate, Settings
 from fleet.engine.results import Listener, PlayStarted, RunResult, Stopping
-from fleet.engine.throttle import Throttle
+from fleet.engine.turns import May, Turns, always
 from fleet.errors import InputError
 from fleet.inventory import Inventory, variables
 from fleet.model.facts import Facts
@@ -78,7 +78,7 @@ def run(
     witnesses: Mapping[str, Sequence[BoundTask]] | None = None,
     operations: Mapping[str, Operate] | None = None,
     gate: Gate | None = None,
-    may: Callable[[], None] = lambda: None,
+    may: May = always,
 ) -> RunResult:
     """Observe, plan, apply and verify on all hosts. `stop` set means: end at the next safe point.
 
@@ -86,12 +86,12 @@ def run(
     whose questions are asked but which are not worked on: for the plans that use other hosts' facts.
     `operations` are what modules may ask for beyond one host, by name. A host that the `gate` refuses has
     failed before anything was changed on it. `may` is asked before each change that is throttled, and raises
-    where others are at work.
+    where it must not begin.
     """
     started = time.monotonic()
     stop = stop or threading.Event()
     listen = _one_at_a_time(listen)
-    settings = Settings(options.check, listen, stop.is_set, operations or {}, gate, Throttle(may))
+    settings = Settings(options.check, listen, stop.is_set, operations or {}, gate, Turns(may))
     asked = [*(item.tasks for item in work), witnesses or {}]
     names = [name for name in inventory.hosts if any(name in tasks for tasks in asked)]
     runs = {

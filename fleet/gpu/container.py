@@ -113,6 +113,9 @@ def labels_for(spec: ContainerSpec, slot: Slot, digest: str, port: int | None = 
         "fleet.digest": digest,
         "fleet.gpu": slot.uuid,
     }
+    if spec.env:
+        # A container's environment holds its image's as well: what of it was asked for is not seen.
+        labels["fleet.env"] = ",".join(sorted(spec.env))
     if port not in (None, slot.port):
         labels["fleet.port"] = str(port)
     return labels

@@ -76,6 +76,19 @@ Step = Run | Upload | EngineCall | Operation
 
 
 @dataclass(frozen=True)
+class Throttle:
+    """For what the service feels: `of` is away meanwhile, a slot.
+
+    So many hosts of a run at `most` are in such a change at a time (0 is no bound), only one until the first
+    has come to its end, and none begins it after one that failed, or while what was away before is not back.
+    The host is looked at, and its plan made, anew before and after.
+    """
+
+    most: int
+    of: str
+
+
+@dataclass(frozen=True)
 class Change:
     """One difference between what is and what should be.
 
@@ -84,10 +97,6 @@ class Change:
     were done, from which there is no way back. A change without steps is `deferred`: what it
     will be depends on changes before it in the same run ("containers for the GPUs found then"), and `remedy`
     what to do where these did not bring about what it waits for.
-
-    `throttle` is for what the service feels, None for all else: so many hosts of a run at most are in such a
-    change at a time (0 is no bound), only one until the first has come to its end, and none begins it after
-    one that failed. The host is looked at, and its plan made, anew before and after.
     """
 
     summary: str
@@ -95,7 +104,7 @@ class Change:
     steps: tuple[Step, ...] = ()
     then: tuple[Step, ...] = ()
     remedy: str = ""
-    throttle: int | None = None
+    throttle: Throttle | None = None
 
     @property
     def deferred(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from fleet.docker.answers import Container, Port
 from fleet.gpu.container import ContainerSpec
@@ -84,6 +84,12 @@ def actual_fields(container: Container, names: tuple[str, ...]) -> dict[str, str
     return {name: env.get(name, "") if name.startswith("env.") else found.get(name, "") for name in names}
 
 
+def removed_env(container: Container, after: Mapping[str, str]) -> list[str]:
+    """The fields of variables that the container was given and that nobody asks for any more."""
+    given = (f"env.{name}" for name in container.labels.get("fleet.env", "").split(",") if name)
+    return [field for field in given if field not in after]
+
+
 def show_diff(name: str, before: dict[str, str], after: dict[str, str], release: tuple[str, str]) -> str:
     """One line a field that differs, before -> after; values of secrets are never shown."""
     lines = [f"{key:<12} {line}" for key, line in _differences(before, after)]
@@ -125,7 +131,7 @@ def _differences(before: dict[str, str], after: dict[str, str]) -> Iterator[tupl
         if old == new:
             continue
         if key.startswith("env.") and _SECRET.search(key):
-            old, new = "(hidden)" if old else "", "(hidden)"
+            old, new = "(hidden)" if old else "", "(hidden)" if new else ""
         if before:
             yield key, f"{old or _NONE} -> {new or _NONE}"
         else:

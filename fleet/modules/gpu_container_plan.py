@@ -15,7 +15,7 @@ from fleet.gpu.container import ContainerSpec, container_name, create_body, next
 from fleet.gpu.probe import GpuProcess
 from fleet.gpu.slots import ports_of
 from fleet.model.slot import Slot
-from fleet.model.steps import Change, EngineCall, Run, Step
+from fleet.model.steps import Change, EngineCall, Run, Step, Throttle
 from fleet.modules._replacing import Replacing, on, removal
 from fleet.modules.base import Context
 from fleet.modules.gpu_container_diff import (
@@ -23,6 +23,7 @@ from fleet.modules.gpu_container_diff import (
     actual_fields,
     changed_names,
     not_applied,
+    removed_env,
     show_diff,
     wanted_fields,
     wanted_port,
@@ -115,7 +116,8 @@ class SlotPlanner:
         """A change of a slot's container is felt where that serves; where nobody waits, all go at once."""
         if not self.ready:
             return change
-        return replace(change, throttle=self.throttle if self._may_serve(current) else 0)
+        most = self.throttle if self._may_serve(current) else 0
+        return replace(change, throttle=Throttle(most, current.slot or ""))
 
     def _may_serve(self, container: Container) -> bool:
         """True unless it surely does not."""
@@ -244,6 +246,8 @@ class SlotPlanner:
         name = container_name(slot)
         body = create_body(self.spec, slot, self.digests[0], port)
         after = wanted_fields(self.spec, slot, self.digests[0], port)
+        if current is not None:
+            after |= dict.fromkeys(removed_env(current, after), "")
         before = actual_fields(current, tuple(after)) if current else {}
         release = current.labels.get("fleet.release", "") if current else ""
         diff = show_diff(name, before, after, (release, release_of(self.spec, self.digests[0])))

@@ -142,6 +142,7 @@ def test_the_engine_is_told_everything():
             "fleet.image": IMAGE,
             "fleet.digest": DIGEST,
             "fleet.gpu": world.uuid(0),
+            "fleet.env": "A,B",
         },
         "HostConfig": {
             "PortBindings": {"8080/tcp": [{"HostIp": "10.0.0.1", "HostPort": "7860"}]},
@@ -232,11 +233,12 @@ def test_the_difference_is_shown_without_secrets():
     old = replace(SPEC, env={"HF_TOKEN": "hf_old", "LANGS": "de,fr", "GONE": "1"})
     args = GpuContainersArgs(image=IMAGE, env={"HF_TOKEN": "hf_new", "LANGS": "de", "API_KEY": "k"}, settle=0)
     (change,) = plan(args, facts(inspected(old, slot(0)), gpus=1))
-    assert change.summary == "replace fleet-gpu-01-0: other env.API_KEY, env.HF_TOKEN, env.LANGS"
+    assert change.summary == "replace fleet-gpu-01-0: other env.API_KEY, env.HF_TOKEN, env.LANGS, env.GONE"
     assert change.diff.splitlines()[1:] == [
         "  env.API_KEY  (none) -> (hidden)",
         "  env.HF_TOKEN (hidden) -> (hidden)",
         "  env.LANGS    de,fr -> de",
+        "  env.GONE     1 -> (none)",
     ]
 
 
@@ -345,20 +347,25 @@ def test_without_a_settle_time_a_replacement_is_not_waited_for():
         assert steps_of(change) == replaced(0, **times)
 
 
+def most(change):
+    """So many hosts may be in it at once; None where it is not throttled."""
+    return change.throttle and change.throttle.most
+
+
 def test_containers_that_answer_are_replaced_a_host_at_a_time_and_others_at_once():
     old = [inspected(replace(SPEC, user="7"), slot(index)) for index in (0, 1)]
     seen = facts(*old, slots_heard=Answer(0, b"silent 7860\nanswers 7861\n"))
-    assert [change.throttle for change in plan(seen=seen)] == [0, 1]
-    assert [change.throttle for change in plan(replace_args(throttle=4), seen=seen)] == [0, 4]
-    assert [change.throttle for change in plan(replace_args(ready=0), seen=seen)] == [None, None]
+    assert [most(change) for change in plan(seen=seen)] == [0, 1]
+    assert [most(change) for change in plan(replace_args(throttle=4), seen=seen)] == [0, 4]
+    assert [most(change) for change in plan(replace_args(ready=0), seen=seen)] == [None, None]
     # Of one that was not asked, or was late, nobody knows.
-    assert [change.throttle for change in plan(seen=facts(*old))] == [1, 1]
+    assert [most(change) for change in plan(seen=facts(*old))] == [1, 1]
     # Another program on the port of one that does not run serves nobody's jobs.
     stopped = inspected(replace(SPEC, user="7"), slot(0), state="exited")
     (change,) = plan(seen=facts(stopped, gpus=1, slots_heard=Answer(0, b"answers 7860\n")))
-    assert change.throttle == 0
+    assert most(change) == 0
     # A new slot takes nothing from anybody.
-    assert [change.throttle for change in plan()] == [None, None]
+    assert [most(change) for change in plan()] == [None, None]
 
 
 def test_one_under_the_next_name_that_does_not_answer_gives_way_to_what_is_wanted_now():
@@ -371,7 +378,7 @@ def test_one_under_the_next_name_that_does_not_answer_gives_way_to_what_is_wante
     for said in (b"answers 7860\n", b""):
         first, second = plan(seen=facts(left, old, gpus=1, slots_heard=Answer(0, said)))
         assert first.summary == "rename fleet-gpu-01-0.next to fleet-gpu-01-0, which it replaces"
-        assert first.throttle == (None if said else 1)
+        assert most(first) == (None if said else 1)
     # While the right one loads its model it is waited for.
     right = inspected(SPEC, slot(0), name="fleet-gpu-01-0.next")
     (change,) = plan(seen=facts(right, old, gpus=1, slots_heard=silent))

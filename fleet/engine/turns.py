@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fleet.errors import HeldBackError
+from fleet.model.steps import Throttle
 
 _LOOK = 0.2
 """Seconds between two questions whether the run is to stop."""
@@ -20,41 +21,48 @@ class Turn:
     begun: bool = False
 
 
-class Throttle:
-    """One run's turns, over all of its hosts. Thread-safe.
+May = Callable[[Collection[str], bool, Callable[[str], None]], None]
+"""Told what is away or about to be, whether to wait for the rest, and to whom to say so; raises for "no"."""
 
-    `may` is asked at the beginning of each turn and raises where none may begin, as while others are at work.
-    """
 
-    def __init__(self, may: Callable[[], None] = lambda: None) -> None:
+def always(away: Collection[str], wait: bool, say: Callable[[str], None]) -> None:
+    """Every turn may begin."""
+
+
+class Turns:
+    """One run's turns, over all of its hosts. Thread-safe. `may` is asked at the beginning of each."""
+
+    def __init__(self, may: May = always) -> None:
         self._may = may
         self._free = threading.Condition()
-        self._busy: list[str] = []
+        self._busy: dict[str, str] = {}
         self._proved = False
         self._failed = ""
 
     @contextmanager
     def turn(
-        self, host: str, most: int, stop: Callable[[], bool], say: Callable[[str], None]
+        self, host: str, wish: Throttle, stop: Callable[[], bool], say: Callable[[str], None]
     ) -> Iterator[Turn | None]:
-        """A turn while fewer than `most` hosts have theirs (0 is no bound); None where the run is to end.
+        """The host's turn, once it may have it; None where the run is to end.
 
-        Until the first one has come to its end there is only one. Raises HeldBackError where one has failed
-        that had begun. `say` is told for whom it waits.
+        Raises HeldBackError where one has failed that had begun. `say` is told for whom it waits.
         """
-        if not self._take(host, most, stop, say):
+        if not self._take(host, wish, stop, say):
             yield None
             return
-        turn = Turn()
+        turn = Turn(begun=True)
         try:
-            self._may()
+            with self._free:
+                away = tuple(self._busy.values())
+            self._may(away, bool(wish.most), say)
+            turn.begun = False
             yield turn
         except BaseException:
             self._give(host, failed=turn.begun)
             raise
         self._give(host, proved=turn.begun)
 
-    def _take(self, host: str, most: int, stop: Callable[[], bool], say: Callable[[str], None]) -> bool:
+    def _take(self, host: str, wish: Throttle, stop: Callable[[], bool], say: Callable[[str], None]) -> bool:
         said = ""
         with self._free:
             while True:
@@ -63,11 +71,11 @@ class Throttle:
                 if self._failed:
                     who = "it" if self._failed == host else self._failed
                     raise HeldBackError(
-                        f"{host} was not gone on with, since {who} failed before",
+                        f"nothing more was done on {host}, since {who} failed before",
                         remedy="mend that, then run this again",
                     )
-                if not most or len(self._busy) < (most if self._proved else 1):
-                    self._busy.append(host)
+                if not wish.most or len(self._busy) < (wish.most if self._proved else 1):
+                    self._busy[host] = wish.of
                     return True
                 if said != (said := f"waits for {', '.join(self._busy)}"):
                     say(said)
@@ -75,7 +83,7 @@ class Throttle:
 
     def _give(self, host: str, *, failed: bool = False, proved: bool = False) -> None:
         with self._free:
-            self._busy.remove(host)
+            del self._busy[host]
             self._proved |= proved
             if failed:
                 self._failed = self._failed or host

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ClassVar
 
@@ -12,10 +12,10 @@ import pytest
 
 from fleet.engine import bind
 from fleet.engine.results import TaskProgress
-from fleet.engine.throttle import Throttle
+from fleet.engine.turns import Turns
 from fleet.errors import ExitCode, HeldBackError, StepError
 from fleet.model.facts import Probe
-from fleet.model.steps import Change, Run
+from fleet.model.steps import Change, Run, Throttle
 from fleet.modules.base import Args
 from fleet.rollout.world import LeaseError
 from tests.unit.test_engine import Fleet
@@ -23,11 +23,11 @@ from tests.unit.test_engine import Fleet
 HOSTS = [f"gpu-{number:02d}" for number in range(1, 8)]
 
 
-def together(throttle: Throttle, most: int, body: Callable[[str], None]) -> list[Future[None]]:
+def together(throttle: Turns, most: int, body: Callable[[str], None]) -> list[Future[None]]:
     """All hosts at once want their turn for `body`."""
 
     def work(host: str) -> None:
-        with throttle.turn(host, most, lambda: False, lambda _: None) as turn:
+        with throttle.turn(host, Throttle(most, host), lambda: False, lambda _: None) as turn:
             assert turn is not None
             turn.begun = True
             body(host)
@@ -57,7 +57,7 @@ def test_the_first_goes_alone_and_then_as_many_as_may(most: int, seen: int) -> N
         with lock:
             busy.remove(host)
 
-    for future in together(Throttle(), most, body):
+    for future in together(Turns(), most, body):
         future.result()
     assert max(crowds) == seen
     assert len(crowds) == len(HOSTS)
@@ -72,7 +72,7 @@ def test_after_one_that_failed_none_begins(most: int) -> None:
         if len(done) == 2:
             raise StepError("it never answers")
 
-    throttle = Throttle()
+    throttle = Turns()
     if most:
         errors = [future.exception() for future in together(throttle, most, body)]
         assert [type(error) for error in errors].count(StepError) == 1
@@ -82,43 +82,43 @@ def test_after_one_that_failed_none_begins(most: int) -> None:
         assert all(f"since {done[1]} failed before" in text for text in held)
     else:
         together(throttle, most, body)
-    with pytest.raises(HeldBackError, match=r"was not gone on with, since \S+ failed before"):
+    with pytest.raises(HeldBackError, match=r"nothing more was done on \S+, since \S+ failed before"):
         enter(throttle, "late", most)
 
 
-def enter(throttle: Throttle, host: str, most: int = 1) -> None:
-    with throttle.turn(host, most, lambda: False, lambda _: None):
+def enter(throttle: Turns, host: str, most: int = 1) -> None:
+    with throttle.turn(host, Throttle(most, host), lambda: False, lambda _: None):
         pass
 
 
 def test_one_that_failed_before_it_began_holds_nobody_back() -> None:
-    throttle = Throttle()
-    with pytest.raises(StepError), throttle.turn("a", 1, lambda: False, lambda _: None):
+    throttle = Turns()
+    with pytest.raises(StepError), throttle.turn("a", Throttle(1, "a"), lambda: False, lambda _: None):
         raise StepError("its connection is gone")
     enter(throttle, "b")
 
 
 def test_while_others_are_at_work_nobody_has_a_turn() -> None:
-    others = [LeaseError("somebody upgrades")]
+    def may(away: Collection[str], wait: bool, say: object) -> None:
+        asked.append((tuple(away), wait))
+        raise LeaseError("somebody upgrades")
 
-    def may() -> None:
-        if others:
-            raise others[0]
-
-    throttle = Throttle(may)
+    asked: list[tuple[tuple[str, ...], bool]] = []
+    throttle = Turns(may)
     with pytest.raises(LeaseError):
         enter(throttle, "a")
-    others.clear()
-    enter(throttle, "b")
+    with pytest.raises(HeldBackError):
+        enter(throttle, "b")
+    assert asked == [(("a",), True)]
 
 
 def test_who_waits_leaves_when_the_run_is_to_end() -> None:
     stop, others = threading.Event(), threading.Event()
     got: list[bool] = []
-    throttle = Throttle()
+    throttle = Turns()
 
     def work(host: str) -> None:
-        with throttle.turn(host, 1, stop.is_set, lambda _: None) as turn:
+        with throttle.turn(host, Throttle(1, host), stop.is_set, lambda _: None) as turn:
             got.append(turn is not None)
             if turn is None:
                 if got.count(False) == len(HOSTS) - 1:
@@ -158,7 +158,7 @@ class Careful:
         # Only the second of those that begin fails, whoever that is.
         count = f'[ "{args.fails}" != "$(grep -c begin "{args.log}")" ]'
         steps = step("begin"), Run(("sh", "-c", f"sleep 0.1; {count}")), step("end")
-        return [Change("be careful", steps=steps, throttle=1)]
+        return [Change("be careful", steps=steps, throttle=Throttle(1, ctx.host.name))]
 
 
 @pytest.fixture
@@ -210,3 +210,13 @@ def test_what_somebody_else_did_while_a_host_waited_is_not_done_again(fleet):
     result = careful(fleet)
     assert result.exit_code == ExitCode.DONE
     assert log.read_text().count("begin") == 1
+
+
+def test_who_stands_back_for_another_command_says_so_by_the_exit_code(fleet, monkeypatch):
+    def may(away: Collection[str], wait: bool, say: object) -> None:
+        raise LeaseError("somebody upgrades")
+
+    monkeypatch.setattr("fleet.engine.run.Turns", lambda _: Turns(may))
+    result = careful(fleet)
+    assert result.exit_code == ExitCode.LEASE_HELD
+    assert not (fleet.folder / "log").exists()
