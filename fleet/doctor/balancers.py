@@ -218,8 +218,8 @@ def check_agents(patient: Patient) -> Verdict:
     troubles = [
         Trouble(
             "a GPU host's agent does not answer its balancer",
-            f"let {{host}} through to port {DEFAULT_PORT} of {host} (firewall, gpu_agent_allow); "
-            f"`systemctl status {UNIT}` there",
+            f"let {{host}} through to port {DEFAULT_PORT} of {host} (firewall, gpu_agent_allow; "
+            f"`fleet provision` lets in balancers that are new to it); `systemctl status {UNIT}` there",
             f"{host}: {status}",
         )
         for host, status in silent.items()

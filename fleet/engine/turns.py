@@ -45,20 +45,22 @@ class Turns:
     ) -> Iterator[Turn | None]:
         """The host's turn, once it may have it; None where the run is to end.
 
-        Raises HeldBackError where one has failed that had begun. `say` is told for whom it waits.
+        Raises HeldBackError where one has failed that had begun, or `may` has said no, which is meant for all.
+        `say` is told for whom it waits.
         """
         if not self._take(host, wish, stop, say):
             yield None
             return
-        turn = Turn(begun=True)
+        turn = Turn()
+        allowed = False
         try:
             with self._free:
                 away = tuple(self._busy.values())
             self._may(away, bool(wish.most), say)
-            turn.begun = False
+            allowed = True
             yield turn
         except BaseException:
-            self._give(host, failed=turn.begun)
+            self._give(host, failed=turn.begun or not allowed)
             raise
         self._give(host, proved=turn.begun)
 

@@ -85,7 +85,8 @@ def agent_problems(balancers: Mapping[str, BalancerState]) -> Iterator[Problem]:
         yield Problem(slot, f"its agent says: {reason}", f"`{_UNIT} show` on {host}; docs/agent.md")
     for host, names in silent.items():
         who = " and ".join(names)
-        yield Problem(host, f"the GPU agent does not answer {who}", f"`systemctl status {_UNIT}` there")
+        remedy = f"`systemctl status {_UNIT}` there; `fleet provision` lets in balancers that are new to it"
+        yield Problem(host, f"the GPU agent does not answer {who}", remedy)
 
 
 def disagreement_problems(balancers: Mapping[str, BalancerState]) -> Iterator[Problem]:
