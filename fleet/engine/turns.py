@@ -45,7 +45,7 @@ class Turns:
     ) -> Iterator[Turn | None]:
         """The host's turn, once it may have it; None where the run is to end.
 
-        Raises HeldBackError where one has failed that had begun, or `may` has said no, which is meant for all.
+        Raises HeldBackError where one has failed that had begun, or `may` said no, which is meant for all.
         `say` is told for whom it waits.
         """
         if not self._take(host, wish, stop, say):
