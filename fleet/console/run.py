@@ -76,7 +76,9 @@ class RunView:
         elif isinstance(event, HostEvent):
             self._host(event)
         elif isinstance(event, Stopping):
-            self.console.print("stopping after the tasks that run now; press Ctrl-C again to quit at once")
+            self.console.print(
+                "stopping after what runs now; press Ctrl-C again to quit at once, the next run goes on"
+            )
         elif isinstance(event, TaskStarted):
             self._row(event.host, event.task, 0, None)
         else:

@@ -73,7 +73,7 @@ FLEET_VARIABLES: dict[str, Variable] = _table(
     Variable(
         "slot_throttle",
         Kind.INTEGER,
-        "hosts that replace serving containers at a time, after the first slot (default 1, 0: no bound)",
+        "hosts that replace serving containers at a time, after the first slot (default 1, 0: all)",
         low=0,
         high=100000,
     ),

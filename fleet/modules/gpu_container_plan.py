@@ -31,6 +31,7 @@ from fleet.modules.gpu_container_diff import (
 
 _JUST_NOW = timedelta(seconds=60)
 _ASKED_TO_STOP = (0, 137, 143)  # ended by itself in order, SIGKILL, SIGTERM
+_ALL = 1_000_000
 _SHARES_GPUS = "nvidia-cuda-mps-server"
 
 
@@ -41,7 +42,7 @@ class SlotPlanner:
     `digests` are all digests the release's image goes by, the preferred one first. `now` is the host's clock.
     `settle` is the wait in seconds after the last start, for what ends at once to have ended. What replaces
     another one is given `ready` seconds to answer; 0 does not wait. `heard` is what the ports say now; at
-    most `throttle` hosts at a time replace what may serve, 0 is no bound.
+    most `throttle` hosts at a time replace what may serve (0: all, after the first slot).
     """
 
     ctx: Context
@@ -116,12 +117,18 @@ class SlotPlanner:
         """A change of a slot's container is felt where that serves; where nobody waits, all go at once."""
         if not self.ready:
             return change
-        most = self.throttle if self._may_serve(current) else 0
+        most = (self.throttle or _ALL) if self._may_serve(current) else 0
         return replace(change, throttle=Throttle(most, current.slot or ""))
 
     def _may_serve(self, container: Container) -> bool:
-        """True unless it surely does not."""
-        return container.running and not _ports(container) & self.heard.silent
+        """True unless it surely does not, and will not soon: one that is silent may be loading its model."""
+        if not container.running or not self._silent(container):
+            return container.running
+        since = container.started
+        return self.now is not None and since is not None and self.now - since < timedelta(seconds=self.ready)
+
+    def _silent(self, container: Container) -> bool:
+        return bool(_ports(container) & self.heard.silent)
 
     @property
     def _ours(self) -> tuple[Container, ...]:
@@ -181,7 +188,7 @@ class SlotPlanner:
             return False
         if container is not current or not container.holds:
             return True
-        well = not container.restarts and self._may_serve(container)
+        well = container.running and not container.restarts and not self._silent(container)
         return not well and not self._fits(container, slot)
 
     def _taken_from(self, container: Container, slot: Slot) -> Slot | None:

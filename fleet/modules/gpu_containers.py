@@ -168,7 +168,8 @@ class GpuContainers:
         ready: seconds that a container which replaces another one is given to load its model, and to answer
             `GET /` by plain HTTP with anything below 500; 0 does not wait, and all hosts go at once (600).
         throttle: so many hosts at a time replace containers that may serve, once the first GPU of all is
-            back; 0 is all (1). One that surely does not answer waits for nobody.
+            back; 0 is all (1). One that surely does not answer, and was not started in the last `ready`
+            seconds, waits for nobody.
 
     Example:
         - name: One translator per GPU

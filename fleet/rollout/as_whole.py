@@ -57,7 +57,7 @@ class AsWhole:
                 if time.monotonic() >= until:
                     raise TaskError(
                         f"{why}, {self._patience:g} s after the slots before it were done",
-                        remedy="`fleet status` shows why; then run this again, or with `-e slot_throttle=0`, "
+                        remedy="`fleet status` shows why; then run this again, or with `-e slot_ready=0`, "
                         "which waits for nobody",
                     )
                 say(f"waits: {why}")

@@ -67,7 +67,7 @@ def test_what_was_away_is_waited_for_and_named(world: World) -> None:
     asked((SLOTS[1], SLOTS[0]), True, world.said.append)
     with pytest.raises(TaskError, match=r"lb-01 sends no jobs to gpu-01-0 \(L4CON") as error:
         asked((SLOTS[1],), True, world.said.append)
-    assert "slot_throttle=0" in error.value.remedy
+    assert "slot_ready=0" in error.value.remedy
     assert world.said[0].startswith("waits: lb-01 sends no jobs to gpu-01-0 (L4CON")
     asked((SLOTS[1],), False, world.said.append)
 

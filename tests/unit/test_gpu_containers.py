@@ -358,6 +358,12 @@ def test_containers_that_answer_are_replaced_a_host_at_a_time_and_others_at_once
     assert [most(change) for change in plan(seen=seen)] == [0, 1]
     assert [most(change) for change in plan(replace_args(throttle=4), seen=seen)] == [0, 4]
     assert [most(change) for change in plan(replace_args(ready=0), seen=seen)] == [None, None]
+    assert [most(change) for change in plan(replace_args(throttle=0), seen=seen)] == [0, 1_000_000]
+    # One that was started a minute ago may be loading its model.
+    loading = inspected(replace(SPEC, user="7"), slot(0), started="2026-03-01T11:59:00Z")
+    silent = facts(loading, gpus=1, slots_heard=Answer(0, b"silent 7860\n"))
+    assert [most(change) for change in plan(seen=silent)] == [1]
+    assert [most(change) for change in plan(replace_args(ready=30), seen=silent)] == [0]
     # Of one that was not asked, or was late, nobody knows.
     assert [most(change) for change in plan(seen=facts(*old))] == [1, 1]
     # Another program on the port of one that does not run serves nobody's jobs.
